@@ -1,0 +1,1 @@
+"""dit_cache: step caching for diffusion transformers as a torch.compile backend."""

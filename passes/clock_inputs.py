@@ -1,0 +1,71 @@
+"""Finds the graph inputs by which steps, branches and generations are told apart at run time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from .facts import fake, is_static_input, numel_hint
+from .plan import ClockInputs
+
+_WAVES: set[Any] = {torch.sin, torch.cos, "sin", "cos"}
+_TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
+
+
+def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
+    """Sorts the activations among the inputs of ``graph`` by the part they play in a denoising loop.
+
+    ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
+    (the latents). The timestep is the small input that feeds a sinusoidal embedding; an argument called so wins over
+    one that only looks so, because guidance scales are embedded in the same way. All other tensors are conditioning.
+    """
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    owner = next((node for node in inputs if is_static_input(node)), None)
+    active = [node for node in inputs if not is_static_input(node) and isinstance(fake(node), torch.Tensor)]
+    timestep = _timestep(active)
+    sources = _sources([main_stream] if main_stream is not None else [])
+    moving = tuple(node for node in active if node in sources and node is not timestep)
+    conditioning = tuple(node for node in active if node is not timestep and node not in moving)
+    return ClockInputs(owner, moving, timestep, conditioning)
+
+
+def _timestep(active: list[Node]) -> Node | None:
+    named = [node for node in active if _TIME_NAME.search(_argument_name(node)) and numel_hint(node) > 0]
+    waves = [node for node in active if fake(node).ndim <= 1 and _feeds_waves(node)]
+    both = [node for node in named if node in waves]
+    return next(iter(both or named or waves), None)
+
+
+def _argument_name(node: Node) -> str:
+    """``L_kwargs_timestep_`` -> ``timestep``."""
+    return re.sub(r"^l_(kwargs_|args_)?|_+$", "", node.name.lower())
+
+
+def _feeds_waves(node: Node) -> bool:
+    """True when ``node`` reaches a sine or cosine within a few element-wise steps."""
+    todo, seen = [(node, 0)], set[Node]()
+    while todo:
+        current, depth = todo.pop()
+        if current in seen or depth > 12:
+            continue
+        seen.add(current)
+        if current.target in _WAVES:
+            return True
+        if current.target is not torch.nn.functional.linear:
+            todo.extend((user, depth + 1) for user in current.users)
+    return False
+
+
+def _sources(values: Iterable[Node]) -> set[Node]:
+    found: set[Node] = set()
+    todo = list(values)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(node.all_input_nodes)
+    return found

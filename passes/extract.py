@@ -1,0 +1,61 @@
+"""Moves nodes of a Dynamo graph into a graph module of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from .facts import external_inputs, fake, symbols_of
+
+
+def extract(gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], name: str) -> tuple[GraphModule, list[Node]]:
+    """Copies ``nodes`` into a new module that returns the tuple ``outputs``.
+
+    Returns the module and the nodes of ``gm`` to call it with, in the order of its placeholders: values in order of
+    first use, then the shape symbols that occur inside, because compiled code must be able to compute every size.
+
+    Dynamo's notes to AOTAutograd travel along (``dynamo_compile_id``, ``_param_name_to_source``, ``_dynamo_source``,
+    ``tensor_dict``): without them every weight would count as an input that changes.
+    """
+    nodes = list(nodes)
+    inputs = [node for node in external_inputs(nodes) if node.op != "get_attr"]
+    inputs += [node for node in _symbol_inputs(gm, [*inputs, *nodes]) if node not in inputs]
+    graph = Graph()
+    env: dict[Node, Node] = {}
+    for node in inputs:
+        env[node] = placeholder_like(graph, node)
+    for node in nodes:
+        for source in node.all_input_nodes:
+            if source.op == "get_attr" and source not in env:
+                env[source] = graph.node_copy(source)
+        env[node] = graph.node_copy(node, env.__getitem__)
+    graph.output(tuple(env[node] for node in outputs))
+    return with_dynamo_meta(GraphModule(gm, graph, class_name=name), gm), inputs
+
+
+def placeholder_like(graph: Graph, node: Node) -> Node:
+    """A placeholder in ``graph`` that carries the name, metadata and Dynamo source of ``node``."""
+    new = graph.placeholder(node.name)
+    new.meta = dict(node.meta)
+    new._dynamo_source = getattr(node, "_dynamo_source", None) if node.op == "placeholder" else None  # type: ignore[attr-defined]
+    return new
+
+
+def with_dynamo_meta(new: GraphModule, gm: GraphModule) -> GraphModule:
+    new.meta = dict(gm.meta)
+    if hasattr(gm, "_param_name_to_source"):
+        new._param_name_to_source = gm._param_name_to_source
+    return new
+
+
+def _symbol_inputs(gm: GraphModule, nodes: Iterable[Node]) -> list[Node]:
+    wanted = symbols_of(fake(node) for node in nodes)
+    if not wanted:
+        return []
+    return [
+        node
+        for node in gm.graph.nodes
+        if node.op == "placeholder" and isinstance(fake(node), torch.SymInt) and fake(node).node.expr in wanted
+    ]

@@ -1,0 +1,163 @@
+"""What a node of a Dynamo graph says about itself: shape, owner, symbols, storage.
+
+Everything here reads metadata that TorchDynamo leaves on its nodes (``example_value``,
+``nn_module_stack``, ``tensor_dict``); nothing runs the graph.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import free_symbols
+
+_COMPONENT = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)|\.(\d+)|^([A-Za-z_]\w*)")
+_NOISE = {"_modules", "__dict__"}
+
+
+def fake(node: Node) -> Any:
+    """The fake value Dynamo recorded for ``node`` (tensor, SymInt, tuple, ...) or None."""
+    return node.meta.get("example_value")
+
+
+def is_tensor(node: Node) -> bool:
+    return isinstance(fake(node), torch.Tensor)
+
+
+def is_float_tensor(node: Node) -> bool:
+    value = fake(node)
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def is_static_input(node: Node) -> bool:
+    """True for placeholders that hold a parameter or buffer of the model, not an activation."""
+    if node.op != "placeholder":
+        return False
+    tensor_dict = node.meta.get("tensor_dict") or {}
+    return bool(tensor_dict.get("_dynamo_static_input_type")) or isinstance(fake(node), torch.nn.Parameter)
+
+
+def module_path(text: str) -> tuple[str, ...]:
+    """``L['self'].__dict__['_modules']['blocks'].3.attn`` -> ``('L', 'self', 'blocks', '3', 'attn')``."""
+    parts = (next(group for group in match.groups() if group) for match in _COMPONENT.finditer(text))
+    return tuple(part for part in parts if part not in _NOISE)
+
+
+def module_stack(node: Node) -> list[tuple[tuple[str, ...], str]]:
+    """Modules that were running when ``node`` was traced, outermost first: (path, class name)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    result = []
+    for path, cls in stack.values():
+        name = cls if isinstance(cls, str) else cls.__name__
+        result.append((module_path(path), name.rsplit(".", 1)[-1]))
+    return result
+
+
+def size_expr(value: Any) -> Any:
+    """The sympy expression of a symbolic size (hashable, comparable without a guard); ints stay ints."""
+    return value.node.expr if isinstance(value, (torch.SymInt, torch.SymFloat)) else value
+
+
+def same_size(left: Any, right: Any) -> bool:
+    """Equality of two ints or SymInts without installing a guard."""
+    return bool(size_expr(left) == size_expr(right))
+
+
+def same_shape(left: Node, right: Node) -> bool:
+    """True when both nodes hold tensors of provably equal shape and dtype."""
+    a, b = fake(left), fake(right)
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return False
+    return a.dtype == b.dtype and a.ndim == b.ndim and all(map(same_size, a.shape, b.shape))
+
+
+def _hint(size: Any) -> int:
+    if isinstance(size, torch.SymInt):
+        hint = size.node.hint
+        return int(hint) if hint is not None else 1 << 13
+    return int(size)
+
+
+def numel_hint(node: Node) -> int:
+    """Number of elements with the sizes of the example, 0 for what is no tensor."""
+    value = fake(node)
+    if not isinstance(value, torch.Tensor):
+        return 0
+    total = 1
+    for size in value.shape:
+        total *= _hint(size)
+    return total
+
+
+def nbytes_hint(node: Node) -> int:
+    value = fake(node)
+    return numel_hint(node) * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def symbols_of(values: Iterable[Any]) -> set[Any]:
+    """Free shape symbols of tensors and SymInts."""
+    found: set[Any] = set()
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            found |= symbols_of(value)
+        elif isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat)):
+            found |= set(free_symbols(value))
+    return found
+
+
+def describe(value: Any) -> Any:
+    """Hashable description of what a compiled piece may rely on in one of its values.
+
+    Covers class, shape, stride (that of a size-1 dimension is irrelevant), dtype, device, offset alignment and, for
+    tensor subclasses, the flattened inner tensors with their context.
+    """
+    if isinstance(value, (tuple, list)):
+        return tuple(describe(item) for item in value)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return str(size_expr(value))
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    shape = tuple(str(size_expr(size)) for size in value.shape)
+    flatten = getattr(value, "__tensor_flatten__", None)
+    if flatten is not None:
+        names, context = flatten()
+        inner = tuple((name, describe(getattr(value, name))) for name in names)
+        return (type(value).__qualname__, shape, value.dtype, str(value.device), inner, repr(context))
+    strides = tuple("-" if size == "1" else str(size_expr(s)) for size, s in zip(shape, value.stride(), strict=True))
+    aligned = same_size(value.storage_offset() * value.element_size() % 16, 0)
+    return (shape, strides, value.dtype, str(value.device), value.requires_grad, aligned)
+
+
+def positions(graph: Graph) -> dict[Node, int]:
+    return {node: i for i, node in enumerate(graph.nodes)}
+
+
+def is_item_of_tuple(node: Node) -> bool:
+    """``operator.getitem`` on a tuple, list or size that a node returned (not a tensor slice)."""
+    return (
+        node.op == "call_function"
+        and node.target is operator.getitem
+        and isinstance(node.args[0], Node)
+        and isinstance(fake(node.args[0]), (tuple, list))
+    )
+
+
+def external_inputs(nodes: Iterable[Node]) -> list[Node]:
+    """Values that ``nodes`` read but do not define, in order of first use."""
+    inside = set(nodes)
+    seen: dict[Node, None] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            if source not in inside:
+                seen.setdefault(source)
+    return list(seen)
+
+
+def external_outputs(nodes: Iterable[Node]) -> list[Node]:
+    """Values that ``nodes`` define and somebody else reads, in order of definition."""
+    inside = set(nodes)
+    return [node for node in nodes if any(user not in inside for user in node.users)]

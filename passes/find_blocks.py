@@ -1,0 +1,164 @@
+"""Finds the chain of repeated transformer blocks.
+
+Input:   embed -> blocks.0 -> blocks.1 -> ... -> single_blocks.0 -> ... -> head
+Output:  (Block blocks.0, Block blocks.1, ..., Block single_blocks.0, ...)
+
+Names come from the module stack that Dynamo leaves on each node; which blocks belong together is decided by dataflow:
+a chain is what one residual stream runs through. Where there is no module stack, ``find_period`` looks at structure
+alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from torch.fx import GraphModule, Node
+
+from .facts import external_inputs, external_outputs, is_float_tensor, module_stack, numel_hint, positions
+from .find_period import find_period
+from .plan import Block, Refusal
+from .trace_stream import leaves
+
+MIN_BLOCKS = 3
+
+
+def find_blocks(gm: GraphModule) -> tuple[Block, ...]:
+    """Returns the main chain of ``gm`` in execution order.
+
+    Raises:
+        Refusal: no residual stream runs through at least three blocks.
+    """
+    runs = _runs_by_module(gm)
+    chain = _longest_chain(gm, runs)
+    if len(chain) < MIN_BLOCKS:
+        chain = find_period(gm)
+    if len(chain) < MIN_BLOCKS:
+        found = ", ".join(sorted({run.container for run in runs})) or "none"
+        raise Refusal(
+            f"no chain of at least {MIN_BLOCKS} repeated blocks was found in this graph of {len(gm.graph.nodes)} nodes "
+            f"(lists of modules seen: {found}). Compile the whole transformer, not a single block, and remove graph "
+            "breaks between its blocks (TORCH_LOGS=graph_breaks shows them)"
+        )
+    return chain
+
+
+def _block_keys(gm: GraphModule) -> dict[Node, tuple[tuple[str, ...], int, str]]:
+    """For each node inside a list of modules: (path of the list, index, class of the element), outermost list first."""
+    levels: dict[Node, list[tuple[tuple[str, ...], int, str]]] = {}
+    indices: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for node in gm.graph.nodes:
+        found = [(path[:-1], int(path[-1]), cls) for path, cls in module_stack(node) if path and path[-1].isdigit()]
+        if found and node.op in ("call_function", "call_method"):
+            levels[node] = found
+            for path, index, _ in found:
+                indices[path].add(index)
+    keys = {}
+    for node, found in levels.items():
+        repeated = [key for key in found if len(indices[key[0]]) > 1]
+        if repeated:
+            keys[node] = repeated[0]
+    return keys
+
+
+def _runs_by_module(gm: GraphModule) -> list[Block]:
+    """One block per list element: its longest stretch of consecutive nodes (a stray call elsewhere is not the block)."""
+    keys = _block_keys(gm)
+    stretches: list[tuple[tuple[tuple[str, ...], int, str], list[Node]]] = []
+    between: list[Node] = []
+    for node in gm.graph.nodes:
+        key = keys.get(node)
+        if key is None:
+            between.append(node)
+            continue
+        if stretches and stretches[-1][0][:2] == key[:2]:
+            stretches[-1][1].extend(between)  # nodes without an owner amid one block belong to it
+            stretches[-1][1].append(node)
+        else:
+            stretches.append((key, [node]))
+        between = []
+    best: dict[tuple[tuple[str, ...], int], Block] = {}
+    for (path, index, kind), nodes in stretches:
+        compute = tuple(node for node in nodes if node.op not in ("placeholder", "get_attr"))
+        known = best.get((path, index))
+        if known is None or len(compute) > len(known.nodes):
+            best[path, index] = Block(container_name(path), index, kind, compute)
+    place = positions(gm.graph)
+    return sorted(best.values(), key=lambda block: place[block.nodes[0]])
+
+
+def container_name(path: Iterable[str]) -> str:
+    return ".".join(part for part in path if part not in ("L", "self", "_orig_mod", "fn")) or "blocks"
+
+
+def _longest_chain(gm: GraphModule, runs: list[Block]) -> tuple[Block, ...]:
+    """Walks the main stream backwards from the last block of every list and keeps the walk that covers most nodes."""
+    owner = {node: run for run in runs for node in run.nodes}
+    last_of_list = {run.container: run for run in runs}
+    chains = [_walk_back(gm, end, owner) for end in last_of_list.values()]
+    return max(chains, key=lambda chain: sum(len(block.nodes) for block in chain), default=())
+
+
+def main_output(nodes: Iterable[Node]) -> Node | None:
+    """The largest float tensor that leaves ``nodes`` (of equal ones the first)."""
+    candidates = [node for node in external_outputs(list(nodes)) if is_float_tensor(node)]
+    return max(candidates, key=numel_hint, default=None)
+
+
+def _walk_back(gm: GraphModule, end: Block, owner: dict[Node, Block]) -> tuple[Block, ...]:
+    place = positions(gm.graph)
+    chain = [end]
+    value = main_output(end.nodes)
+    while value is not None:
+        block = chain[-1]
+        start = place[block.nodes[0]]
+
+        def elsewhere(node: Node, start: int = start) -> bool:
+            return node in owner and place[node] < start
+
+        reached = leaves(value, elsewhere)
+        before = _predecessor(block, reached, owner)
+        if before is None:
+            break
+        mine = [node for node in reached if owner[node] is before] or _read_from(before, block)
+        value = max(mine, key=numel_hint, default=None)
+        chain.append(before)
+    return tuple(reversed(chain))
+
+
+def _predecessor(block: Block, reached: list[Node], owner: dict[Node, Block]) -> Block | None:
+    """The block before ``block``: its neighbour in the same list if possible, else the only block that was reached.
+
+    Two lists that meet in one stream (image and text refiners that are concatenated) do not precede: the chain starts
+    where they have met.
+    """
+    candidates = list({owner[node].name: owner[node] for node in reached}.values())
+    same_list = [run for run in candidates if run.container == block.container and run.index == block.index - 1]
+    if same_list:
+        return same_list[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:  # no residual path (post-norm, concatenated skips): neighbours that feed each other will do
+        for run in set(owner.values()):
+            if run.container == block.container and run.index == block.index - 1 and _read_from(run, block):
+                return run
+    return None
+
+
+def _read_from(before: Block, block: Block) -> list[Node]:
+    """Float tensors of ``before`` that ``block`` reads, directly or through nodes between the two."""
+    produced = set(before.nodes)
+    found: dict[Node, None] = {}
+    todo = external_inputs(block.nodes)
+    seen: set[Node] = set()
+    while todo:
+        node = todo.pop()
+        if node in seen or node.op in ("placeholder", "get_attr"):
+            continue
+        seen.add(node)
+        if node in produced:
+            if is_float_tensor(node):
+                found.setdefault(node)
+        elif len(seen) < 64:
+            todo.extend(node.all_input_nodes)
+    return list(found)

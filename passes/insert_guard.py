@@ -1,0 +1,108 @@
+"""Cuts the graph around its regions and puts a guard before each.
+
+before:  x -> embed -> block 0 -> block 1 -> ... -> block N-1 -> head -> y
+
+after:   front = self.front(x)                                   # embed, block 0
+         decision = guard(step, 0, entry, value)
+         region = compute_or_forecast(decision, self.region_0, operands, bases)
+         y = self.tail(region)                                   # head
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import Any
+
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+from .check_cuts import check_cuts
+from .extract import extract, placeholder_like, with_dynamo_meta
+from .facts import external_outputs
+from .guard_ops import compute_or_forecast, guard
+from .plan import Plan
+
+PIECE = "dit_piece"  # node.meta key: the name of the piece that a node belongs to
+
+
+def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
+    """Returns the top-level graph; its first input is the runtime's ``step``, the others are those of ``gm``.
+
+    Raises:
+        Refusal: a cut would separate an in-place write, an autocast section or the like (see ``check_cuts``).
+    """
+    order = [node for node in gm.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    place = {node: i for i, node in enumerate(gm.graph.nodes)}
+    segments = _segments(order, place, plan)
+    _name_pieces(segments, place, plan)
+    skippable = {node.meta[PIECE] for i, (_, nodes) in enumerate(segments) if i % 2 for node in nodes}
+    check_cuts(gm, {node: node.meta[PIECE] for node in order}, skippable)
+
+    graph = Graph()
+    root = GraphModule({}, Graph())
+    step = graph.placeholder("step")
+    env: dict[Node, Any] = {n: placeholder_like(graph, n) for n in gm.graph.nodes if n.op == "placeholder"}
+    watched = {region.probe_entry for region in plan.regions} | {region.probe_value for region in plan.regions}
+    for number, (name, nodes) in enumerate(segments):
+        leaving = watched.union(external_outputs(nodes))
+        outputs = [node for node in nodes if node in leaving]
+        module, inputs = extract(gm, nodes, outputs, name)
+        setattr(root, name, module)
+        operands = tuple(env[node] for node in inputs)
+        if number % 2 == 0:
+            result = graph.call_module(name, operands)
+        else:
+            region = plan.regions[number // 2]
+            entry = env[region.probe_entry] if region.probe_entry is not None else None
+            args = (step, number // 2, entry, env[region.probe_value])
+            decision = graph.create_node("call_function", guard, args, name=f"decision_{number // 2}")
+            base_of = {exit.node: exit.base for exit in region.exits}
+            bases = tuple(env[base] if (base := base_of[node]) is not None else None for node in outputs)
+            module_ref = graph.get_attr(name)
+            result = graph.call_function(compute_or_forecast, (decision, module_ref, operands, bases))
+        for i, node in enumerate(outputs):
+            env[node] = graph.create_node("call_function", operator.getitem, (result, i), name=node.name)
+            env[node].meta = dict(node.meta)
+    results = next(node for node in reversed(gm.graph.nodes) if node.op == "output").args[0]
+    graph.output(map_arg(results, lambda node: env[node] if node in env else _constant(graph, root, gm, node)))
+    return with_dynamo_meta(GraphModule(root, graph, class_name="DitCache"), gm)
+
+
+def _constant(graph: Graph, root: GraphModule, gm: GraphModule, node: Node) -> Node:
+    """A constant that the model returns as it is."""
+    setattr(root, str(node.target), getattr(gm, str(node.target)))
+    return graph.get_attr(str(node.target))
+
+
+def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[tuple[str, list[Node]]]:
+    """Alternating parts that always run and regions: front, region_0, between_0, region_1, ..., tail."""
+    hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))
+    segments: list[tuple[str, list[Node]]] = []
+    begin = 0
+    for number, region in enumerate(plan.regions):
+        always = [node for node in order if begin <= place[node] < region.start]
+        always += [node for node in order if node in region.hoisted]
+        inside = [node for node in order if region.start <= place[node] < region.stop and node not in hoisted]
+        segments += [("front" if number == 0 else f"between_{number - 1}", always), (region.name, inside)]
+        begin = region.stop
+    return [*segments, ("tail", [node for node in order if begin <= place[node]])]
+
+
+def _name_pieces(segments: list[tuple[str, list[Node]]], place: dict[Node, int], plan: Plan) -> None:
+    """Every block is a piece of its own, and so is each stretch of nodes between two blocks."""
+    owner = {node: block for block in plan.chain for node in block.nodes}
+    for segment, nodes in segments:
+        glue = itertools.count()
+        name = ""
+        previous: Node | None = None
+        for node in nodes:
+            block = owner.get(node)
+            if any(node in region.hoisted for region in plan.regions):
+                name = f"{segment}_hoisted"
+            elif block is not None:
+                name = f"{block.container}_{block.index}".replace(".", "_")
+            elif previous is None or owner.get(previous) is not None:
+                name = f"{segment}_glue_{next(glue)}"
+            node.meta[PIECE] = name
+            previous = node

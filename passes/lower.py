@@ -1,0 +1,82 @@
+"""Hands the unique pieces to the compiler that turns them into code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from .facts import fake
+
+log = logging.getLogger("dit_compile.lower")
+
+_VIEWS: set[Any] = {
+    torch.reshape, torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze, "view", "transpose", "permute",
+    "squeeze", "unsqueeze", "expand", "chunk", "split", torch.chunk, torch.split, "unbind", torch.unbind, "size",
+}  # fmt: skip
+
+
+class Lowered(torch.nn.Module):
+    """A compiled piece where its graph stood. Keeps the graph for dumps."""
+
+    def __init__(self, graph_module: GraphModule, code: Callable[..., Any]) -> None:
+        super().__init__()
+        self.piece = [graph_module]  # in a list: not a submodule, compilers may have taken it apart
+        self.forward = code
+
+
+def compiler_options(mode: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Inductor settings of ``torch.compile(mode=..., options=...)``; CUDA graphs are left off, with a warning.
+
+    A captured graph keeps its outputs in a memory pool that the next call overwrites, while a cache lives on what the
+    last call left behind.
+    """
+    patches = dict(torch._inductor.list_mode_options(mode)) if mode else {}
+    patches.update(options)
+    if patches.get("triton.cudagraphs"):
+        patches["triton.cudagraphs"] = False
+        if torch.cuda.is_available():
+            log.warning(
+                "mode=%r asks for CUDA graphs, which dit_cache does not capture yet: the pieces are compiled without them",
+                mode,
+            )
+    return patches
+
+
+def lower(top: GraphModule, pieces: dict[str, GraphModule], inner: str, patches: dict[str, Any]) -> GraphModule:
+    """Compiles every unique piece once and puts the code into each segment of ``top`` (in place)."""
+    code = {name: Lowered(piece, compile_graph(piece, inner, patches)) for name, piece in pieces.items()}
+    for segment in top.children():
+        if isinstance(segment, GraphModule):
+            for name in [name for name, _ in segment.named_children() if name in code]:
+                setattr(segment, name, code[name])
+            segment.recompile()
+    top.recompile()
+    return top
+
+
+def compile_graph(gm: GraphModule, inner: str, patches: dict[str, Any]) -> Callable[..., Any]:
+    """Compiles one graph with ``inner``: ``inductor``, ``aot_eager`` or ``eager``. Takes ownership of ``gm``."""
+    if inner == "eager" or _only_views(gm):
+        return gm.forward
+    examples = [fake(node) for node in gm.graph.nodes if node.op == "placeholder"]
+    if inner == "aot_eager":
+        from torch._dynamo.backends.debugging import aot_eager
+
+        compiled: Callable[..., Any] = aot_eager(gm, examples)
+        return compiled
+    from torch._inductor.compile_fx import compile_fx
+
+    return compile_fx(gm, examples, config_patches=patches or None)  # type: ignore[no-any-return]
+
+
+def _only_views(gm: GraphModule) -> bool:
+    """Pieces that move no data need no code of their own."""
+
+    def is_view(node: Node) -> bool:
+        return node.target in _VIEWS or getattr(node.target, "__name__", "") == "getitem"
+
+    return all(is_view(node) for node in gm.graph.nodes if node.op in ("call_function", "call_method"))

@@ -1,0 +1,75 @@
+"""Splits a segment into its blocks and keeps one copy of those that are structurally identical.
+
+before:  region_0(h, w1, w2, w3) = [all nodes of blocks 1, 2, 3]
+after:   h = self.block(h, w1); h = self.block(h, w2); h = self.block(h, w3)
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import Any
+
+from torch.fx import Graph, GraphModule, Node
+
+from .canonical import canonical_form
+from .extract import extract, placeholder_like, with_dynamo_meta
+from .facts import external_outputs
+from .insert_guard import PIECE
+
+
+class Outliner:
+    """Holds the unique pieces of one top-level graph; segments share them.
+
+    Two pieces are one when their canonical forms are equal node by node, with shapes, strides, dtypes, devices and
+    subclass metadata; a hash is never trusted alone (equality of the forms is what the dictionary compares).
+    """
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, GraphModule] = {}
+        self.uses: dict[str, list[str]] = {}
+        self._outputs: dict[Any, list[int]] = {}
+        self._names: dict[Any, str] = {}
+
+    def outline(self, top: GraphModule) -> GraphModule:
+        """Replaces every segment of ``top`` by calls of unique pieces (in place) and returns ``top``."""
+        segments = {name: module for name, module in top.named_children() if isinstance(module, GraphModule)}
+        stretches = {name: _stretches(segment) for name, segment in segments.items()}
+        for nodes in itertools.chain.from_iterable(stretches.values()):
+            # a block whose last output nobody reads is still the same block: outputs are the union over all uses
+            place = {node: i for i, node in enumerate(nodes)}
+            used = [place[node] for node in external_outputs(nodes)]
+            key = canonical_form(nodes, exact=True)
+            self._outputs[key] = sorted({*self._outputs.get(key, ()), *used})
+        for name, segment in segments.items():
+            setattr(top, name, self._rebuild(name, segment, stretches[name]))
+        return top
+
+    def _rebuild(self, name: str, segment: GraphModule, stretches: list[list[Node]]) -> GraphModule:
+        graph = Graph()
+        root = GraphModule({}, Graph())
+        env = {node: placeholder_like(graph, node) for node in segment.graph.nodes if node.op == "placeholder"}
+        for nodes in stretches:
+            key = canonical_form(nodes, exact=True)
+            outputs = [nodes[i] for i in self._outputs[key]]
+            piece, inputs = extract(segment, nodes, outputs, "piece")
+            unique = self._names.setdefault(key, nodes[0].meta[PIECE])
+            module = self.pieces.setdefault(unique, piece)
+            self.uses.setdefault(unique, []).append(nodes[0].meta[PIECE])
+            setattr(root, unique, module)
+            result = graph.call_module(unique, tuple(env[node] for node in inputs))
+            for i, node in enumerate(outputs):
+                env[node] = graph.call_function(operator.getitem, (result, i))
+                env[node].meta = dict(node.meta)
+        output = next(node for node in reversed(segment.graph.nodes) if node.op == "output")
+        graph.output(tuple(env[node] for node in output.args[0]))  # type: ignore[union-attr,index]
+        for node in reversed(list(graph.nodes)):
+            if node.target is operator.getitem and not node.users:
+                graph.erase_node(node)
+        return with_dynamo_meta(GraphModule(root, graph, class_name=name), segment)
+
+
+def _stretches(segment: GraphModule) -> list[list[Node]]:
+    """Consecutive nodes of one piece."""
+    nodes = [node for node in segment.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    return [list(group) for _, group in itertools.groupby(nodes, key=lambda node: node.meta[PIECE])]

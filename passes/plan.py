@@ -1,0 +1,90 @@
+"""The data that passes hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch.fx import Node
+
+
+class Refusal(Exception):
+    """The graph cannot be cached safely; the message says why and what a user can do."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One repetition in the graph.
+
+    ``nodes`` are the block's own nodes in graph order. ``container`` is the dotted name of the list the block came
+    from (or ``structure`` when only its shape in the graph gave it away), ``index`` its place there and ``kind`` the
+    class name of its module.
+    """
+
+    container: str
+    index: int
+    kind: str
+    nodes: tuple[Node, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.container}.{self.index}"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A value that the region makes and the rest of the graph reads.
+
+    ``base`` is the same stream where it enters the region: the forecast is then ``base + residual``. Without a base
+    the value itself is forecast.
+    """
+
+    node: Node
+    base: Node | None
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of a graph that can be skipped, and what its skipping needs.
+
+    ``start`` and ``stop`` are node positions (half open). ``probe_entry`` is the main stream where the first of the
+    ``front`` blocks takes it, ``probe_value`` where the region takes it; the guard compares their difference.
+    """
+
+    name: str
+    front: int
+    back: int
+    blocks: tuple[Block, ...] = field(repr=False)
+    start: int
+    stop: int
+    exits: tuple[Exit, ...]
+    hoisted: frozenset[Node] = field(repr=False)
+    probe_entry: Node | None
+    probe_value: Node
+
+    @property
+    def skipped(self) -> int:
+        return len(self.blocks) - self.front - self.back
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Chain and regions of one graph, with remarks for the user (clamped F and B, for example)."""
+
+    chain: tuple[Block, ...] = field(repr=False)
+    regions: tuple[Region, ...]
+    clock_inputs: ClockInputs
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClockInputs:
+    """Graph inputs that tell steps and branches apart at run time.
+
+    ``owner`` is a parameter of the model (whose model is this?), ``moving`` the inputs that change at every step (the
+    latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a generation.
+    """
+
+    owner: Node | None
+    moving: tuple[Node, ...]
+    timestep: Node | None
+    conditioning: tuple[Node, ...]

@@ -1,0 +1,183 @@
+"""Decides what can be skipped: where the region starts and stops, and what happens to every value that leaves it.
+
+Input:   block 0 | block 1 ... block N-1 | head          (F = 1, B = 0)
+Output:  front   | region                | tail          with, for every value that leaves the region,
+         a forecast (it depends on a stream) or a place in front (it does not: a slice of the time embedding, say)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from torch.fx import Graph, GraphModule, Node
+
+from .check_cuts import check_pure
+from .clock_inputs import find_clock_inputs
+from .facts import is_float_tensor, is_static_input, is_tensor, numel_hint, positions, same_shape
+from .find_blocks import main_output
+from .plan import Block, Exit, Plan, Refusal, Region
+from .trace_stream import leaves
+from .wiring import twin_by_wiring
+
+
+def plan_region(gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: int, scope: str) -> Plan:
+    """Plans one region for the whole chain (``scope="chain"``) or one for each list of blocks (``"container"``).
+
+    ``front`` and ``back`` are the numbers of first and last blocks that always run; they are lowered, with a note,
+    where a list is too short to leave a block to skip.
+
+    Raises:
+        Refusal: skipping would change what a later step or the caller sees.
+    """
+    notes: list[str] = []
+    groups = [chain] if scope == "chain" else _by_container(chain, notes)
+    mains = _main_stream_at_exits(gm.graph, groups)
+    regions = []
+    for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
+        f, b = _clamp(front, back, group, notes)
+        regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main))
+    clock = find_clock_inputs(gm.graph, regions[0].probe_entry)
+    return Plan(chain, tuple(regions), clock, tuple(notes))
+
+
+def _by_container(chain: tuple[Block, ...], notes: list[str]) -> list[tuple[Block, ...]]:
+    groups = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.container)]
+    if all(len(group) >= 2 for group in groups):
+        return groups
+    notes.append("the lists of blocks alternate or hold a single block: scope=container is planned as scope=chain")
+    return [chain]
+
+
+def _clamp(front: int, back: int, group: tuple[Block, ...], notes: list[str]) -> tuple[int, int]:
+    f = min(front, max(len(group) - 1 - back, 1))
+    b = min(back, len(group) - 1 - f)
+    if (f, b) != (front, back):
+        notes.append(
+            f"F{front} B{back} leaves nothing to skip among the {len(group)} blocks from {group[0].name} to "
+            f"{group[-1].name}: using F{f} B{b}. Set fn and bn (DIT_CACHE_FN, DIT_CACHE_BN) to a sum below {len(group)}"
+        )
+    return f, b
+
+
+def _main_stream_at_exits(graph: Graph, groups: list[tuple[Block, ...]]) -> list[Node]:
+    """The main stream (the one that becomes the model's output) where it leaves each group of blocks."""
+    place = positions(graph)
+    mains: list[Node] = []
+    value = main_output(groups[-1][-1].nodes)
+    for group in reversed(groups):
+        inside = set(itertools.chain.from_iterable(block.nodes for block in group))
+        if value is not None and value not in inside:
+            value = max(leaves(value, inside.__contains__), key=numel_hint, default=main_output(group[-1].nodes))
+        if value is None:
+            raise Refusal(f"{group[-1].name} returns no floating point tensor that the rest of the graph reads")
+        mains.append(value)
+        start = place[group[0].nodes[0]]
+        reached = [node for node in leaves(value, lambda n, s=start: place[n] < s) if not is_static_input(node)]  # type: ignore[misc]
+        value = max(reached, key=numel_hint, default=None)
+    return mains[::-1]
+
+
+def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, back: int, main: Node) -> Region:
+    place = positions(graph)
+    order = list(graph.nodes)
+    first, start = place[group[0].nodes[0]], place[group[front].nodes[0]]
+    stop = place[group[len(group) - back].nodes[0]] if back else place[group[-1].nodes[-1]] + 1
+    inside = [node for node in order[start:stop] if node.op not in ("placeholder", "get_attr")]
+    leaving = [node for node in inside if any(place[user] >= stop for user in node.users)]
+    main_exit = _main_exit(main, leaving, place, start)
+
+    carried = [node for node in order[first:start] if any(start <= place[user] for user in node.users)]
+    roots = _stream_roots(order, group[0], [main, *carried, *leaving], place, first)
+    streams = _depends_on(order, roots or carried)
+
+    exits, hoisted = [], set[Node]()
+    for node in leaving:
+        if node not in streams:
+            hoisted |= _computation_of(node, place, start)
+        elif not is_float_tensor(node):
+            raise Refusal(
+                f"{node.name}, which {group[0].name} to {group[-1].name} compute and the rest of the graph reads, is no "
+                "floating point tensor and depends on the residual stream: it cannot be forecast"
+            )
+        else:
+            entry = [n for n in order[first:start] if n in streams and any(place[u] >= start for u in n.users)]
+            exits.append(Exit(node, _twin(node, entry, group, place, start)))
+    check_pure(hoisted, why="it would have to run on every step")
+    if not exits:
+        raise Refusal(f"nothing that {group[front].name} to {group[-1].name} compute is read after them")
+
+    probe_value = next((exit.base for exit in exits if exit.node is main_exit and exit.base is not None), None)
+    if probe_value is None:
+        candidates = [node for node in carried if node in streams and is_float_tensor(node)]
+        if not candidates:
+            raise Refusal(f"no residual stream enters {group[front].name}: there is nothing for the guard to compare")
+        probe_value = max(candidates, key=numel_hint)
+    before = [node for node in order[:first] if is_tensor(node) and not is_static_input(node)]
+    return Region(
+        name=name,
+        front=front,
+        back=back,
+        blocks=group,
+        start=start,
+        stop=stop,
+        exits=tuple(exits),
+        hoisted=frozenset(hoisted),
+        probe_entry=_twin(probe_value, before, group, place, first),
+        probe_value=probe_value,
+    )
+
+
+def _main_exit(main: Node, leaving: list[Node], place: dict[Node, int], start: int) -> Node | None:
+    if main in leaving:
+        return main
+    candidates = set(leaving)
+    reached = leaves(main, lambda node: node in candidates or place[node] < start)
+    return next((node for node in reached if node in candidates), None)
+
+
+def _stream_roots(
+    order: list[Node], first_block: Block, values: Iterable[Node], place: dict[Node, int], first: int
+) -> set[Node]:
+    """The streams where the first block takes them: what the residual paths of ``values`` start from."""
+    reads = {source for node in first_block.nodes for source in node.all_input_nodes}
+    found: set[Node] = set()
+    for value in values:
+        found |= {n for n in leaves(value, lambda node: place[node] < first) if not is_static_input(n)}
+    return {node for node in found if node in reads} or found
+
+
+def _depends_on(order: list[Node], roots: Iterable[Node]) -> set[Node]:
+    """``roots`` and everything computed from them."""
+    tainted = set(roots)
+    for node in order:
+        if any(source in tainted for source in node.all_input_nodes):
+            tainted.add(node)
+    return tainted
+
+
+def _computation_of(node: Node, place: dict[Node, int], start: int) -> set[Node]:
+    """``node`` and everything inside the region that it is computed from."""
+    found: set[Node] = set()
+    todo = [node]
+    while todo:
+        current = todo.pop()
+        if current in found or place[current] < start or current.op in ("placeholder", "get_attr"):
+            continue
+        found.add(current)
+        todo.extend(current.all_input_nodes)
+    return found
+
+
+def _twin(
+    value: Node, candidates: list[Node], group: tuple[Block, ...], place: dict[Node, int], start: int
+) -> Node | None:
+    """The same stream before position ``start``: by its residual path, else by the wiring of equal blocks."""
+    allowed = {node for node in candidates if same_shape(node, value)}
+    reached = [node for node in leaves(value, lambda node: place[node] < start) if node in allowed]
+    if len(reached) == 1:
+        return reached[0]
+    wired = twin_by_wiring(value, group, place, start)
+    if wired is not None and wired in allowed:
+        return wired
+    return None
