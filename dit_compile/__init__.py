@@ -1,1 +1,25 @@
-"""dit_cache: step caching for diffusion transformers as a torch.compile backend."""
+"""dit_cache: a torch.compile backend that does not recompute what hardly changes between denoising steps.
+
+    model = torch.compile(pipe.transformer, backend="dit_cache")
+
+needs no import of this package. Import it for statistics and control:
+
+    dit_compile.stats(), dit_compile.summary(), dit_compile.reset(), dit_compile.configure(...), dit_compile.session(...)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import configure, reset, session, stats, summary
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "configure", "reset", "session", "stats", "summary"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the interface on first use: importing the package alone imports no torch."""
+    if name in __all__:
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

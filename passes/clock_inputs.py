@@ -13,6 +13,7 @@ from .facts import fake, is_static_input, numel_hint
 from .plan import ClockInputs
 
 _WAVES: set[Any] = {torch.sin, torch.cos, "sin", "cos"}
+_OWNERS = 4  # parameters that tell modules apart: several, because fine-tuned copies may share some
 _TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
 
 
@@ -24,7 +25,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     one that only looks so, because guidance scales are embedded in the same way. All other tensors are conditioning.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    owner = next((node for node in inputs if is_static_input(node)), None)
+    weights = [node for node in inputs if is_static_input(node)]
+    owner = tuple(weights[:: max(len(weights) // _OWNERS, 1)][:_OWNERS])
     active = [node for node in inputs if not is_static_input(node) and isinstance(fake(node), torch.Tensor)]
     timestep = _timestep(active)
     sources = _sources([main_stream] if main_stream is not None else [])

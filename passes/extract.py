@@ -35,6 +35,15 @@ def extract(gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], nam
     return with_dynamo_meta(GraphModule(gm, graph, class_name=name), gm), inputs
 
 
+def duplicate(gm: GraphModule) -> GraphModule:
+    """A copy of ``gm`` to work on; node metadata and Dynamo's notes are kept."""
+    graph = Graph()
+    env: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        env[node] = placeholder_like(graph, node) if node.op == "placeholder" else graph.node_copy(node, env.__getitem__)
+    return with_dynamo_meta(GraphModule(gm, graph), gm)
+
+
 def placeholder_like(graph: Graph, node: Node) -> Node:
     """A placeholder in ``graph`` that carries the name, metadata and Dynamo source of ``node``."""
     new = graph.placeholder(node.name)

@@ -80,11 +80,11 @@ class Plan:
 class ClockInputs:
     """Graph inputs that tell steps and branches apart at run time.
 
-    ``owner`` is a parameter of the model (whose model is this?), ``moving`` the inputs that change at every step (the
+    ``owner`` are a few parameters of the model (whose model is this?), ``moving`` the inputs that change at every step (the
     latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a generation.
     """
 
-    owner: Node | None
+    owner: tuple[Node, ...]
     moving: tuple[Node, ...]
     timestep: Node | None
     conditioning: tuple[Node, ...]

@@ -1,0 +1,299 @@
+"""Every setting of the cache: what it means, what it accepts, and which layer of settings wins.
+
+``CacheConfig`` documents each setting once. Its environment variable (``DIT_CACHE_FN``), its key in
+``torch.compile(..., options={"fn": 1})``, the table of ``dit-compile env`` and docs/configuration.md all follow from
+that one line. Layers, lowest first: defaults, environment, ``options=``, ``configure()``, session.
+"""
+
+import difflib
+import math
+import numbers
+import operator
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+ENV_PREFIX = "DIT_CACHE_"
+ENVIRONMENT = "environment variable"  # the ``where`` of a layer whose names are environment variables
+Names = Collection[str] | None  # of registered plug-ins; None: any identifier passes
+
+
+class ConfigError(ValueError):
+    """A setting with an unknown name, a value it does not accept, or a value that contradicts another setting."""
+
+
+class Accepts(NamedTuple):
+    """What a setting accepts: ``text`` completes "expected ...", ``convert`` reads a Python value or its spelling."""
+
+    text: str
+    convert: Callable[[Any], Any]  # raises ValueError, TypeError or KeyError; leaves converted values as they are
+    words: tuple[str, ...] = ()
+
+
+def _number(low: int, high: int | None = None, *, real: bool = False, words: tuple[str, ...] = ()) -> Accepts:
+    def convert(value: Any) -> int | float | str:
+        if str(value).strip().lower() in words:
+            return str(value).strip().lower()
+        if isinstance(value, bool) or not isinstance(value, str | numbers.Real):
+            raise TypeError
+        read: Callable[[Any], int | float] = float if real else int if isinstance(value, str) else operator.index
+        number = read(value)
+        if not math.isfinite(number) or number < low or (high is not None and number > high):
+            raise ValueError
+        return number
+
+    kind = f"{'a finite number' if real else 'an integer'} " + (
+        f">= {low}" if high is None else f"from {low} to {high}"
+    )
+    return Accepts(" or ".join(filter(None, [", ".join(words), kind])), convert, words)
+
+
+def _choice(*words: str) -> Accepts:
+    def convert(value: Any) -> str:
+        return words[words.index(value.strip().lower() if isinstance(value, str) else value)]
+
+    return Accepts(f"{', '.join(words[:-1])} or {words[-1]}", convert, words)
+
+
+def _plugin(names: Names = None) -> Accepts:
+    def convert(value: Any) -> str:
+        name = value.strip() if isinstance(value, str) else ""
+        if not (name.isidentifier() if names is None else name in names):
+            raise ValueError
+        return name
+
+    words = tuple(sorted(names or ()))
+    return Accepts(", ".join(words) if words else "the name of a registered plug-in", convert, words)
+
+
+def _read_flag(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    return words[str(value).strip().lower()]
+
+
+def _read_mask(value: Any) -> str:
+    mask = value.strip() if isinstance(value, str) else "".join(str(operator.index(digit)) for digit in value)
+    if not mask or mask.strip("01"):
+        raise ValueError
+    return mask
+
+
+def _read_folder(value: Any) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError
+    return os.path.expanduser(path.strip())
+
+
+_FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
+_MASK = Accepts("a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask)
+_FOLDER = Accepts("the path of a folder", _read_folder)
+
+
+def _f1b0(warmup: int, continuous: int, threshold: float) -> dict[str, Any]:
+    """The family of our own presets: one front block guards, first-order TaylorSeer forecasts."""
+    values = {"fn": 1, "bn": 0, "warmup_steps": warmup, "max_continuous_cached_steps": continuous}
+    return {**values, "residual_diff_threshold": threshold, "forecast": "taylorseer", "taylor_order": 1}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quality": _f1b0(6, 1, 0.24),
+    "balanced": _f1b0(4, 2, 0.12),
+    "fast": _f1b0(4, 3, 0.24),
+    "ultra": _f1b0(3, 4, 0.3),
+    "cache-dit": {**_f1b0(8, -1, 0.08), "fn": 8, "forecast": "reuse"},
+    "off": {"enabled": False},
+}
+_DEFAULT = {"preset": "balanced", **PRESETS["balanced"]}
+
+
+def _knob(default: Any, accepts: Accepts, meaning: str, *, structure: bool = False, peer: str = "") -> Any:
+    """A documented field. ``structure``: a change needs a recompile. ``peer``: cache-dit's name for the same thing."""
+    metadata = {"accepts": accepts, "help": meaning, "kind": "structure" if structure else "runtime", "peer": peer}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """The settings in force. ``resolve`` makes one from layers; made directly, ``preset`` is only a label."""
+
+    # fmt: off
+    enabled: bool = _knob(True, _FLAG,
+        "0 switches the cache off: plain Inductor when set before compiling, every step computed when set later")
+    preset: str = _knob(_DEFAULT["preset"], _choice(*PRESETS), "a tested combination; explicit settings refine it")
+    fn: int = _knob(_DEFAULT["fn"], _number(1),
+        "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
+    bn: int = _knob(_DEFAULT["bn"], _number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
+    policy: str = _knob("dbcache", _plugin(), "when to reuse: dbcache, interval, mask or another policy")
+    residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], _number(0, real=True),
+        "reuse when the guard's relative difference is below this; 0 never reuses", peer="residual_diff_threshold")
+    warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "first steps, always computed", peer="max_warmup_steps")
+    warmup_interval: int = _knob(1, _number(1),
+        "during warm-up only every n-th step must be computed", peer="warmup_interval")
+    max_cached_steps: int = _knob(-1, _number(-1),
+        "reused steps allowed per generation; -1 unlimited, 0 none", peer="max_cached_steps")
+    max_continuous_cached_steps: int = _knob(_DEFAULT["max_continuous_cached_steps"], _number(-1),
+        "reused steps allowed in a row; -1 unlimited, 0 none", peer="max_continuous_cached_steps")
+    forecast: str = _knob(_DEFAULT["forecast"], _plugin(), "how to reuse: reuse, taylorseer or another forecaster")
+    taylor_order: int = _knob(_DEFAULT["taylor_order"], _number(0, 5),
+        "order of the forecast, which keeps order + 1 snapshots (at most six)", peer="taylorseer_order")
+    cfg: str | int = _knob("auto", _number(1, words=("auto", "none")),
+        "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
+    num_steps: int | None = _knob(None, _number(1),
+        "steps per generation, only if the clock should not infer them", peer="num_inference_steps")
+    scope: str = _knob("chain", _choice("chain", "container"),
+        "chain: one decision for all blocks; container: one per module list, as in cache-dit 1.0.14", structure=True)
+    dump: str | None = _knob(None, _FOLDER, "folder that receives the graphs of every pass", structure=True)
+    inner: str = _knob("inductor", _choice("inductor", "aot_eager", "eager"),
+        "what compiles the pieces of the graph", structure=True)
+    summary: bool = _knob(False, _FLAG, "1 prints the summary when a generation ends")
+    step_mask: str | None = _knob(None, _MASK,
+        "one digit per step, for policy=mask: 1101 computes all but the third", peer="steps_computation_mask")
+    interval: int = _knob(3, _number(1), "every n-th step computes, for policy=interval")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in SETTINGS:
+            object.__setattr__(self, name, _convert(name, getattr(self, name), f"setting {name!r}"))
+        if self.policy == "mask" and self.step_mask is None:
+            raise ConfigError(
+                'policy="mask" needs step_mask, which names the steps to compute: step_mask="1101" '
+                f"({env_name('step_mask')}=1101) computes the first, second and fourth step and reuses for the third"
+            )
+
+    def describe(self) -> str:
+        """One short line for logs and tables, such as ``F1 B0 W4 C2 t0.12 taylorseer(1) dbcache``."""
+        if not self.enabled:
+            return "off"
+        forecast = self.forecast if self.forecast == "reuse" else f"{self.forecast}({self.taylor_order})"
+        detail = {"mask": f"({self.step_mask})", "interval": f"({self.interval})"}.get(self.policy, "")
+        guard = f"W{self.warmup_steps} C{self.max_continuous_cached_steps} t{self.residual_diff_threshold:g}"
+        scope = "" if self.scope == "chain" else f" per {self.scope}"
+        return f"F{self.fn} B{self.bn} {guard} {forecast} {self.policy}{detail}{scope}"
+
+
+SETTINGS: dict[str, Mapping[str, Any]] = {f.name: {**f.metadata, "default": f.default} for f in fields(CacheConfig)}
+STRUCTURE = frozenset(name for name, setting in SETTINGS.items() if setting["kind"] == "structure")
+
+
+def env_name(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def as_text(value: Any) -> str:
+    """A stored value as an environment variable would spell it."""
+    return "unset" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _nearest(name: str, cutoff: float = 0.0) -> str:
+    """The setting whose name is closest to ``name``, if close enough; cache-dit's names lead to ours."""
+    peers = {setting["peer"]: ours for ours, setting in SETTINGS.items()}
+    return peers.get(name) or "".join(difflib.get_close_matches(name.lower(), SETTINGS, 1, cutoff))
+
+
+def _unknown(place: str, nearest: str) -> ConfigError:
+    return ConfigError(f"{place} is not a setting of dit_cache; did you mean {nearest}? `dit-compile env` lists all")
+
+
+def _convert(name: str, value: Any, place: str, plugins: Names = None) -> Any:
+    """The stored value of one setting; ``plugins`` are the names to choose from, if it names a plug-in."""
+    accepts: Accepts = SETTINGS[name]["accepts"] if plugins is None else _plugin(plugins)
+    optional = SETTINGS[name]["default"] is None
+    if optional and (value is None or str(value).strip().lower() == "unset"):
+        return None
+    try:
+        return accepts.convert(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        close = difflib.get_close_matches(str(value).strip().lower(), accepts.words, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{place}: got {value!r}, expected {accepts.text}{', or unset' * optional}{hint}") from None
+
+
+def parse_layer(
+    raw: Mapping[str, Any], *, where: str, policies: Names = None, forecasters: Names = None
+) -> dict[str, Any]:
+    """Checks and converts one layer; its preset, if any, is written out under the layer's explicit values.
+
+    ``where`` begins the error messages: "option", "configure() argument". The plug-ins' names come from the caller,
+    because they are registered elsewhere.
+    """
+    plugins = {"policy": policies, "forecast": forecasters}
+    layer = {}
+    for name, value in raw.items():
+        place = f"{where} {env_name(name)}" if where == ENVIRONMENT else f"{where} {name!r}"
+        if name not in SETTINGS:
+            raise _unknown(place, repr(_nearest(str(name))))
+        layer[name] = _convert(name, value, place, plugins.get(name))
+    return {**PRESETS.get(layer.get("preset", ""), {}), **layer}
+
+
+def environment_layer(environ: Mapping[str, str] = os.environ, **plugins: Names) -> dict[str, Any]:
+    """The layer of the ``DIT_CACHE_*`` variables, an empty one being unset; ``plugins`` as for ``parse_layer``."""
+    variables = {env_name(name): name for name in SETTINGS}
+    ours = {variable: value.strip() for variable, value in environ.items() if variable.startswith(ENV_PREFIX)}
+    for variable in sorted(ours.keys() - variables.keys()):
+        raise _unknown(f"{ENVIRONMENT} {variable}", env_name(_nearest(variable.removeprefix(ENV_PREFIX))))
+    raw = {variables[variable]: value for variable, value in ours.items() if value}
+    return parse_layer(raw, where=ENVIRONMENT, **plugins)
+
+
+def runtime_layer(overrides: Mapping[str, Any], *, where: str, **plugins: Names) -> dict[str, Any]:
+    """``parse_layer`` for what may change without a recompile; of a preset, only the runtime settings apply.
+
+    Such layers may be merged with ``dict.update``: a later preset also ends an earlier ``preset="off"``.
+    """
+    for name in STRUCTURE & overrides.keys():
+        raise ConfigError(
+            f"{where} {name!r} is structure: it shapes the compiled graph and cannot change at run time. Pass it to "
+            f"torch.compile(..., options={{{name!r}: ...}}) or set {env_name(name)} before compiling"
+        )
+    layer = parse_layer(overrides, where=where, **plugins)
+    if layer.get("preset", "off") != "off":
+        layer.setdefault("enabled", True)
+    return {name: value for name, value in layer.items() if name not in STRUCTURE}
+
+
+def resolve(*layers: Mapping[str, Any]) -> CacheConfig:
+    """The configuration that layers make, lowest first.
+
+    A preset ends a lower ``preset="off"`` but not a lower ``enabled=False``: DIT_CACHE_ENABLED=0 also switches off code
+    that asks for a preset.
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if values.get("preset") == "off" and layer.get("preset", "off") != "off":
+            values["enabled"] = True
+        preset = PRESETS.get(layer.get("preset", ""), {})  # parsed layers hold its values already
+        values |= layer if preset.keys() - STRUCTURE <= layer.keys() else {**preset, **layer}
+    return CacheConfig(**values)
+
+
+def split_options(options: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits ``torch.compile``'s options into ours (unparsed) and Inductor's; a near miss of ours is an error."""
+    ours = {name: value for name, value in (options or {}).items() if name in SETTINGS}
+    inductor = {name: value for name, value in (options or {}).items() if name not in SETTINGS}
+    suspects = {name: nearest for name in inductor if (nearest := _nearest(str(name), cutoff=0.8))}
+    if suspects:
+        import torch._inductor.config  # only to judge a suspect: this module stays light
+
+        known = torch._inductor.config.get_config_copy()
+        for name, nearest in suspects.items():
+            if name.replace("-", "_") not in known:
+                raise _unknown(f"option {name!r}", repr(nearest))
+    return ours, inductor
+
+
+def environment_table(
+    environ: Mapping[str, str] = os.environ, **plugins: Names
+) -> list[tuple[str, str, str, str, str]]:
+    """(variable, value in force, source, default, meaning) of every setting; source: default, preset, environment."""
+    layer = environment_layer(environ, **plugins)
+    config = resolve(layer)
+    rows = []
+    for name, setting in SETTINGS.items():
+        source = "environment" if environ.get(env_name(name), "").strip() else "preset" if name in layer else "default"
+        value, default = as_text(getattr(config, name)), as_text(setting["default"])
+        rows.append((env_name(name), value, source, default, setting["help"]))
+    return rows

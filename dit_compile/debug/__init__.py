@@ -1,0 +1,1 @@
+"""What a person sees of the cache: messages, summary, graph dumps."""

@@ -1,0 +1,140 @@
+"""Graph dumps: what each pass saw and made, as files a person can read."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ..passes.facts import fake, is_static_input, numel_hint
+from ..passes.guard_ops import compute_or_forecast, guard
+from ..passes.outline import Outliner
+from ..passes.plan import Block, Plan
+
+log = logging.getLogger("dit_compile")
+_numbers = itertools.count()
+
+
+class Dump:
+    """Writes into ``folder/graph_N/``; does nothing when ``folder`` is None."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._path: Path | None = None
+        if folder is not None:
+            self._path = Path(folder) / f"graph_{next(_numbers)}"
+            self._path.mkdir(parents=True, exist_ok=True)
+
+    def before(self, gm: GraphModule) -> None:
+        if self._path is not None:
+            self._write("0_before.py", gm.print_readable(print_output=False))
+
+    def blocks(self, chain: tuple[Block, ...]) -> None:
+        if self._path is not None:
+            self._write("1_blocks.txt", render_blocks(chain))
+
+    def plan(self, plan: Plan) -> None:
+        if self._path is not None:
+            self._write("2_plan.txt", render_plan(plan))
+
+    def after(self, top: GraphModule, outliner: Outliner) -> None:
+        if self._path is None:
+            return
+        self._write("3_after.py", render(top) + "\n" + render_uses(outliner))
+        pieces = self._path / "pieces"
+        pieces.mkdir(exist_ok=True)
+        for name, piece in outliner.pieces.items():
+            (pieces / f"{name}.py").write_text(piece.print_readable(print_output=False))
+        log.info("dit_cache: graphs written to %s", self._path)
+
+    def refusal(self, reason: str) -> None:
+        if self._path is not None:
+            self._write("refused.txt", reason + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        assert self._path is not None
+        (self._path / name).write_text(text)
+        torch._logging.trace_structured(
+            "artifact",
+            metadata_fn=lambda: {"name": f"dit_cache_{Path(name).stem}", "encoding": "string"},
+            payload_fn=lambda: text,
+        )
+
+
+def render_blocks(chain: tuple[Block, ...]) -> str:
+    """One line per block."""
+    width = max(len(block.name) for block in chain)
+    lines = [f"{block.name:<{width}}  {len(block.nodes):>5} nodes  {block.kind}" for block in chain]
+    return "\n".join([f"chain of {len(chain)} blocks", *lines, ""])
+
+
+def _shape(node: Node) -> str:
+    value = fake(node)
+    return f"{node.name} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if numel_hint(node) else node.name
+
+
+def render_plan(plan: Plan) -> str:
+    """Regions, streams and what becomes of every value that leaves a region."""
+    lines = []
+    for region in plan.regions:
+        first, last = region.blocks[region.front], region.blocks[-1 - region.back]
+        lines += [
+            f"{region.name}: {first.name} to {last.name}, F{region.front} B{region.back}, skips {region.skipped} blocks",
+            f"  probe   {_shape(region.probe_value)}"
+            + (f" - {_shape(region.probe_entry)}" if region.probe_entry is not None else ""),
+        ]
+        for exit in region.exits:
+            base = f"{exit.base.name} + residual" if exit.base is not None else "the value itself"
+            lines.append(f"  leaves  {_shape(exit.node)} = forecast of {base}")
+        lines += [f"  hoisted {node.name}" for node in sorted(region.hoisted, key=lambda n: n.name)]
+    clock = plan.clock_inputs
+    lines += [
+        "clock:",
+        f"  moving       {', '.join(n.name for n in clock.moving) or '-'}",
+        f"  timestep     {clock.timestep.name if clock.timestep is not None else '-'}",
+        f"  conditioning {', '.join(n.name for n in clock.conditioning) or '-'}",
+    ]
+    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes), ""])
+
+
+def render_uses(outliner: Outliner) -> str:
+    """Which pieces were compiled, and for how many blocks each."""
+    return "\n".join(
+        f"# {name}: compiled once, runs as {', '.join(uses)}" for name, uses in outliner.uses.items()
+    ) + "\n"  # fmt: skip
+
+
+def render(top: GraphModule) -> str:
+    """The top-level graph as the algorithm it is: weights are counted, not listed."""
+    names: dict[Node, str] = {}
+    lines = []
+
+    def call(values: object) -> str:
+        nodes = [value for value in values if isinstance(value, Node)]  # type: ignore[attr-defined]
+        weights = sum(is_static_input(node) for node in nodes)
+        shown = [names.get(node, node.name) for node in nodes if not is_static_input(node)]
+        return ", ".join([*shown, *([f"*weights[{weights}]"] if weights else [])])
+
+    def results(node: Node) -> str:
+        return "".join(f"{user.name}, " for user in node.users if not user.args or user.args[0] is node).rstrip(" ") or "_"
+
+    for node in top.graph.nodes:
+        if node.op == "call_module":
+            lines.append(f"{results(node)} = {node.target}({call(node.args)})")
+        elif node.target is guard:
+            _, region, entry, value = node.args
+            entry_name = entry.name if isinstance(entry, Node) else None
+            lines.append(f"{node.name} = guard(step, {region}, entry={entry_name}, value={value})")
+        elif node.target is compute_or_forecast:
+            decision, region, operands, bases = node.args
+            base_names = ", ".join(base.name if isinstance(base, Node) else "None" for base in bases)  # type: ignore[union-attr]
+            lines.append(
+                f"{results(node)} = compute_or_forecast({decision}, {region.target}, "  # type: ignore[union-attr]
+                f"[{call(operands)}], bases=[{base_names}])"
+            )
+        elif node.op == "output":
+            lines.append(f"return {node.args[0]}")
+    inputs = [node for node in top.graph.nodes if node.op == "placeholder"]
+    return "\n    ".join([f"def forward({call(inputs)}):", *lines]) + "\n"

@@ -1,0 +1,130 @@
+"""The summary table, and what is said when a generation ends."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ..runtime.stats import GenerationStats, StepStats
+
+log = logging.getLogger("dit_compile")
+
+REASONS = {
+    "hit": "reused",
+    "no_snapshot": "nothing to reuse yet",
+    "warmup": "warm-up",
+    "mask": "the step mask says compute",
+    "mask_end": "behind the end of the step mask",
+    "interval": "the interval is over",
+    "cached_limit": "max_cached_steps reached",
+    "consecutive_limit": "max_continuous_cached_steps reached",
+    "threshold_off": "the threshold is 0",
+    "threshold": "the probe changed too much",
+    "shape_changed": "shape, dtype or device changed",
+    "non_finite": "the probe was NaN or infinite",
+    "disabled": "the cache is switched off",
+}
+
+
+def format_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def print_summary(generations: Sequence[GenerationStats], console: Console | None = None) -> None:
+    """Prints the newest generation of every module and session in ``generations``."""
+    console = console or Console(width=None)
+    newest = {(stats.module, stats.session): stats for stats in generations}
+    if not newest:
+        console.print(
+            "dit_cache has not run yet. Compile the whole transformer with "
+            'torch.compile(model, backend="dit_cache"), call it under torch.no_grad(), '
+            'and look for a warning if this stays so (logging.getLogger("dit_compile")).'
+        )
+    for stats in newest.values():
+        _print_one(stats, console)
+
+
+def _print_one(stats: GenerationStats, console: Console) -> None:
+    table = Table(title=f"{stats.module}, session {stats.session}", title_justify="left")
+    for heading in ("branch", "region", "steps", "reused", "reused at", "computed because", "diff min / median / max"):
+        table.add_column(heading, justify="right" if heading in ("branch", "region", "steps", "reused") else "left")
+    for branch, region in sorted({(step.branch, step.region) for step in stats.steps}):
+        steps = [step for step in stats.steps if (step.branch, step.region) == (branch, region)]
+        hits = [step for step in steps if step.action == "reuse"]
+        table.add_row(
+            str(branch), str(region), str(len(steps)), str(len(hits)), ranges([s.index for s in hits]), _why(steps),
+            _diffs(steps),
+        )  # fmt: skip
+    console.print(table)
+    saved = stats.seconds_saved()
+    console.print(
+        f"settings {stats.config.describe()}; holds {format_bytes(stats.bytes_held)}; "
+        f"about {saved:.3g} s saved; the host waited {stats.host_reads} times for a number; {stats.clock}"
+    )
+    hint = zero_hit_hint(stats)
+    if hint:
+        console.print(hint)
+
+
+def _why(steps: Sequence[StepStats]) -> str:
+    counts = Counter(step.reason for step in steps if step.action == "compute")
+    return "\n".join(f"{count} {reason}: {REASONS.get(reason, reason)}" for reason, count in counts.most_common())
+
+
+def _diffs(steps: Sequence[StepStats]) -> str:
+    diffs = sorted(step.diff for step in steps if step.diff is not None)
+    return f"{diffs[0]:.4f} / {diffs[len(diffs) // 2]:.4f} / {diffs[-1]:.4f}" if diffs else "-"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """``[4, 5, 6, 9]`` -> ``4-6 9``."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return " ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts) or "-"
+
+
+def zero_hit_hint(stats: GenerationStats) -> str | None:
+    """Why a generation reused nothing and which setting would change that; None when it reused something."""
+    config = stats.config
+    if stats.reused or not stats.steps or not config.enabled or config.residual_diff_threshold == 0:
+        return None
+    length = 1 + max(step.index for step in stats.steps)
+    smallest = stats.smallest_threshold()
+    if smallest is not None:
+        return (
+            f"nothing was reused in {length} steps: the smallest difference was {smallest:.4g}, so a "
+            f"residual_diff_threshold (DIT_CACHE_RESIDUAL_DIFF_THRESHOLD) above {smallest:.4g} would have hit; "
+            f"it is {config.residual_diff_threshold:g}"
+        )
+    reasons = Counter(step.reason for step in stats.steps)
+    if reasons["warmup"]:
+        return (
+            f"nothing was reused in {length} steps, {config.warmup_steps} of which are warm-up: lower warmup_steps "
+            "(DIT_CACHE_WARMUP_STEPS) for runs this short"
+        )
+    listed = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in reasons.most_common())
+    return f"nothing was reused in {length} steps ({listed})"
+
+
+def report_end(stats: GenerationStats) -> None:
+    """Called when a generation ends: warns when it was never cached, prints the summary if settings ask for it."""
+    if not stats.steps:
+        return
+    hint = zero_hit_hint(stats)
+    if hint and max(step.index for step in stats.steps) > 0:
+        log.warning("dit_cache: %s (session %s)", hint, stats.session)
+    if stats.config.summary:
+        print_summary([stats])
+

@@ -1,0 +1,48 @@
+"""Progress bars for long measurements: one line per phase, drawn rarely so that drawing does not disturb timing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+class Bars:
+    """Phases on a ``rich`` progress display, or nothing at all without a console."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """One line while the body runs; call what it yields after each of ``total`` pieces (None: unknown length)."""
+        progress = self._progress
+        if progress is None:
+            yield lambda: None
+            return
+        task = progress.add_task(name, total=total)
+        yield lambda: progress.advance(task)
+        progress.update(task, total=total or 1, completed=total or 1)
+
+
+@contextlib.contextmanager
+def bars_on(console: Console | None) -> Iterator[Bars]:
+    """Progress bars on ``console`` for the duration of the body; None shows nothing."""
+    if console is None:
+        yield Bars(None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description:<26}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        yield Bars(progress)

@@ -1,0 +1,174 @@
+"""Draws the same pictures with plain ``torch.compile`` and with ``backend="dit_cache"``, and measures both."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import dit_compile
+from dit_compile.config import CacheConfig, environment_layer, parse_layer, resolve
+from dit_compile.demo import codec
+from dit_compile.demo.bars import Bars, bars_on
+from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, share_pipeline
+from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DEFAULT_PROMPTS = ("fox", "panda on pink", "alarm clock on green", "earth on black", "hamburger")
+
+
+@dataclass
+class _Artist:
+    """One pipeline whose transformer is compiled; draws prompt after prompt and keeps pictures and times."""
+
+    pipe: FluxPipeline
+    guidance: float
+    pictures: list[Pictures] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def draw(self, prompt: str, seed: int, steps: int) -> None:
+        """One timed picture; the clock stops when its tokens are on the host."""
+        start = time.perf_counter()
+        tokens = generate(self.pipe, [prompt], [seed], steps, self.guidance).cpu()
+        self.seconds.append(time.perf_counter() - start)
+        self.pictures.append(codec.decode_float(tokens))
+
+    def compile(self, prompt: str, steps: int) -> Compile:
+        """Draw one picture, so that nothing later happens for the first time; time its first step, which compiles."""
+        counters = torch._dynamo.utils.counters["inductor"]
+        hits = counters["fxgraph_cache_hit"]
+        ends: list[float] = []
+        start = time.perf_counter()
+        generate(self.pipe, [prompt], [0], steps, self.guidance, on_step=lambda _: ends.append(time.perf_counter()))
+        return Compile(ends[0] - start, from_disk=counters["fxgraph_cache_hit"] > hits)
+
+    def finish(self, steps: int, reference: Drawing | None = None) -> Drawing:
+        """What was drawn since the last call, compared with ``reference``."""
+        pictures, seconds = np.concatenate(self.pictures), tuple(self.seconds)
+        self.pictures, self.seconds = [], []
+        return Drawing(steps, seconds, pictures, () if reference is None else psnr(reference.pictures, pictures))
+
+
+def run_demo(
+    prompts: Sequence[str] = DEFAULT_PROMPTS,
+    *,
+    steps: int = 28,
+    preset: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    guidance: float = 2.0,
+    inner: str = "inductor",
+    cold: bool = False,
+    console: Console | None = None,
+) -> tuple[DemoResult, torch.nn.Module]:
+    """Run the demo; returns what it measured and the cached transformer, for ``dit_compile.summary``.
+
+    ``preset`` and ``inner`` become ``options=`` of the compile call; None leaves the preset to ``DIT_CACHE_PRESET``.
+    The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk cache, so that the
+    compile times are those of a first run. A ``console`` shows progress bars.
+    """
+    options: dict[str, Any] = {"inner": inner} if preset is None else {"inner": inner, "preset": preset}
+    config = resolve(environment_layer(), parse_layer(options, where="option"))
+    require_demo_dependencies()
+    with contextlib.ExitStack() as stack:
+        if cold:
+            from torch._inductor.utils import fresh_cache
+
+            stack.enter_context(fresh_cache())
+        bars = stack.enter_context(bars_on(console))
+        plain = _Artist(load_pipeline(device), guidance)
+        cached = _Artist(share_pipeline(plain.pipe, plain.pipe.transformer), guidance)
+        transformer = plain.pipe.transformer
+        blocks = [len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)]
+
+        # All that differs between the two is the backend.
+        plain.pipe.transformer = torch.compile(transformer, backend=inner)
+        cached.pipe.transformer = torch.compile(transformer, backend="dit_cache", options=options)
+
+        with bars.phase("compile, plain"):
+            compile_plain = plain.compile(prompts[0], steps)
+        with bars.phase("compile, dit_cache"):
+            compile_cached = cached.compile(prompts[0], steps)
+        reuse = _draw_both(plain, cached, prompts, seed, steps, blocks, bars)
+        uncached = plain.finish(steps)
+        with_cache = cached.finish(steps, uncached)
+
+        time_share = with_cache.median_seconds / uncached.median_seconds
+        same_time, same_cost = (min(steps, max(1, round(n))) for n in (steps * time_share, reuse.median_cost))
+        fewer = {}
+        for count in dict.fromkeys((same_time, same_cost)):
+            with bars.phase(f"draw, {count} steps", len(prompts)) as advance:
+                for prompt in prompts:
+                    plain.draw(prompt, seed, count)
+                    advance()
+            fewer[count] = plain.finish(count, uncached)
+
+    settings = Settings(
+        prompts=tuple(prompts),
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        inner=inner,
+        preset=config.preset,
+        config=config.describe(),
+        device=_device_name(device),
+        torch=torch.__version__,
+        diffusers=importlib.metadata.version("diffusers"),
+    )
+    result = DemoResult(
+        settings=settings,
+        compile_plain=compile_plain,
+        compile_cached=compile_cached,
+        uncached=uncached,
+        cached=with_cache,
+        reuse=reuse,
+        same_time=fewer[same_time],
+        same_cost=fewer[same_cost],
+    )
+    return result, cached.pipe.transformer
+
+
+def _draw_both(
+    plain: _Artist, cached: _Artist, prompts: Sequence[str], seed: int, steps: int, blocks: list[int], bars: Bars
+) -> Reuse:
+    """Each prompt without and with the cache, in turn, so that a busy machine slows both alike."""
+    reused, cost, reads, held = [], [], [], 0
+    with (
+        bars.phase("draw, every step computed", len(prompts)) as plain_drawn,
+        bars.phase("draw, cached", len(prompts)) as cached_drawn,
+    ):
+        for prompt in prompts:
+            plain.draw(prompt, seed, steps)
+            plain_drawn()
+            cached.draw(prompt, seed, steps)
+            cached_drawn()
+            generation = dit_compile.stats(cached.pipe.transformer)[-1]
+            branches = len({step.branch for step in generation.steps})
+            skipped = sum(step.action == "reuse" for step in generation.steps)
+            saved = skipped * (1 - block_share(generation.config, blocks))
+            reused.append(skipped / branches)
+            cost.append((len(generation.steps) - saved) / branches)
+            reads.append(generation.host_reads)
+            held = max(held, generation.bytes_held)
+    return Reuse(tuple(reused), tuple(cost), held, tuple(reads))
+
+
+def block_share(config: CacheConfig, containers: Sequence[int]) -> float:
+    """The part of a full step that a reused step still runs, by blocks; ``containers`` are the block counts."""
+    regions = [sum(containers)] if config.scope == "chain" else containers
+    return sum(min(config.fn + config.bn, blocks) for blocks in regions) / sum(containers)
+
+
+def _device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads != 1)}"

@@ -1,0 +1,1 @@
+"""One call of a compiled model at run time: clock, side table, decisions, statistics."""

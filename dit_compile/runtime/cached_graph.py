@@ -1,0 +1,147 @@
+"""The callable that Dynamo gets for a cached graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..config import CacheConfig, resolve
+from .call import CallStep
+from .clock import Call
+from .host_read import HostRead, on_host
+from .session import Session, current_session
+from .table import ModuleState, Owner, PendingTime, SideTable
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class ClockPlaces:
+    """Where the clock's inputs stand in the argument list of the graph."""
+
+    owner: tuple[int, ...]
+    moving: tuple[int, ...]
+    timestep: int | None
+    conditioning: tuple[int, ...]
+
+
+class CachedGraph:
+    """Places each call in time, runs the top-level graph with a ``step``, and keeps the books."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        places: ClockPlaces,
+        layers: Sequence[Mapping[str, Any]],
+        name: str,
+        table: SideTable,
+        overrides: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """``layers`` are environment and options as they were when the graph was compiled; ``overrides`` gives the
+        process-wide settings of ``configure()``."""
+        self.number = next(_numbers)
+        self._forward = forward
+        self._places = places
+        self._layers = tuple(layers)
+        self._name = name
+        self._table = table
+        self._overrides = overrides
+        self._resolved: tuple[Mapping[str, Any], Mapping[str, Any], CacheConfig] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        session = current_session(self._table.end_session)
+        owner = self._table.owner([args[i] for i in self._places.owner], self.number)
+        try:
+            return self._forward(self._begin(args, owner, session), *args)
+        except BaseException:
+            self._table.forget(owner, session.name)  # a half-done step must not be continued
+            raise
+
+    def config(self, session: Session) -> CacheConfig:
+        """The settings in force for ``session``."""
+        overrides = self._overrides()
+        cached = self._resolved
+        if cached is not None and cached[0] is overrides and cached[1] is session.overrides:
+            return cached[2]
+        config = resolve(*self._layers, overrides, session.overrides)
+        self._resolved = (overrides, session.overrides, config)
+        return config
+
+    def _begin(self, args: Sequence[Any], owner: Owner, session: Session) -> CallStep:
+        config = self.config(session)
+        state = self._table.state(owner, session.name)
+        self._harvest(state, owner, session, config, wait=False)
+        places = self._places
+        timestep = args[places.timestep] if places.timestep is not None else None
+        host = isinstance(timestep, Tensor) and on_host(timestep)
+        call = Call(
+            graph=self.number,
+            moving=[args[i] for i in places.moving],
+            timestep=timestep,
+            conditioning=[args[i] for i in places.conditioning],
+            time=_largest(timestep) if host else None,
+        )
+        before = state.clock.step
+        position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)
+        if position.new_generation or state.generation is None:
+            self._begin_generation(state, owner, session, config)
+            state.pending.clear()
+        time = None
+        if isinstance(timestep, Tensor) and not host:
+            time = HostRead(timestep.max() if timestep.numel() > 1 else timestep)
+            state.pending.append(PendingTime(position.step, position.step == before, time))
+
+        def late_time() -> None:
+            self._harvest(state, owner, session, config, wait=True)
+
+        return CallStep(self.number, state, position, config, time, late_time)
+
+    def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
+        """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""
+        while state.pending and (wait or state.pending[0].read.ready()):
+            pending = state.pending.popleft()
+            if state.clock.late_time(pending.step, pending.branch_call, pending.read.values()[0]):
+                self._split_generation(state, owner, session, config, pending.step)
+
+    def _split_generation(
+        self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, start: int
+    ) -> None:
+        """Moves the steps from ``start`` on into a new generation: its first timestep was read late."""
+        old = state.generation
+        assert old is not None
+        moved = [step for step in old.steps if step.index >= start]
+        old.steps = [step for step in old.steps if step.index < start]
+        slots = dict(state.slots)
+        self._begin_generation(state, owner, session, config)
+        assert state.generation is not None
+        for step in moved:
+            step.index -= start
+        state.generation.steps = moved
+        for key, kept in slots.items():
+            kept.forget_before(start)
+            kept.cached, kept.run = 0, 0
+            if kept.ring:
+                state.slots[key] = kept
+        for pending in state.pending:
+            pending.step -= start
+
+    def _begin_generation(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig) -> None:
+        self._table.begin_generation(state, owner, self._name, session.name, config)
+        assert state.generation is not None
+        state.generation.clock = self._clock_source(config)
+
+    def _clock_source(self, config: CacheConfig) -> str:
+        if config.num_steps is not None:
+            return f"a generation is {config.num_steps} steps (num_steps)"
+        if self._places.timestep is not None:
+            return "a generation begins where the timestep jumps back"
+        return "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
+
+
+def _largest(timestep: Tensor) -> float:
+    return float(timestep.max() if timestep.numel() > 1 else timestep)
+

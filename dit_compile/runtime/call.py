@@ -1,0 +1,187 @@
+"""One call of a model: what its guards decide, and how its regions are computed or forecast."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..config import CacheConfig
+from ..forecast import FORECASTERS, Forecaster
+from ..kernels.probe import probe
+from ..policy import POLICIES, Policy, StepView, Verdict
+from .clock import Position
+from .host_read import HostRead
+from .identity import layout
+from .slots import Slots
+from .stats import StepStats
+from .stopwatch import Stopwatch
+from .table import ModuleState
+
+log = logging.getLogger("dit_compile")
+
+_policies: dict[str, Policy] = {}
+_forecasters: dict[str, Forecaster] = {}
+
+
+def _policy(name: str) -> Policy:
+    if type(_policies.get(name)) is not POLICIES[name]:
+        _policies[name] = POLICIES[name]()
+    return _policies[name]
+
+
+def _forecaster(name: str) -> Forecaster:
+    if type(_forecasters.get(name)) is not FORECASTERS[name]:
+        _forecasters[name] = FORECASTERS[name]()
+    return _forecasters[name]
+
+
+class CallStep:
+    """The ``step`` that the top-level graph is called with."""
+
+    def __init__(
+        self,
+        graph: int,
+        state: ModuleState,
+        position: Position,
+        config: CacheConfig,
+        time: HostRead | None,
+        late_time: Callable[[], None],
+    ) -> None:
+        self.graph = graph
+        self.state = state
+        self.position = position
+        self.config = config
+        self.policy = _policy(config.policy)
+        self.forecaster = _forecaster(config.forecast)
+        self._time = time
+        self._late_time = late_time
+
+    @property
+    def index(self) -> int:
+        return self.state.clock.step
+
+    def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
+        """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
+        if not self.config.enabled:
+            return RegionCall(self, region, None, None, Verdict(False, "disabled"), None)
+        slots = self._slots(region)
+        key = layout(value)
+        reshaped = slots.key is not None and slots.key != key
+        if reshaped:
+            slots.clear()
+        slots.key = key
+        verdict = self._verdict_without_data(slots, reshaped)
+        residual, diff = None, None
+        if verdict is None:
+            residual, sums = probe(value, entry, slots.probe)
+            diff = self._read(sums)
+            slots = self._slots(region)  # a timestep that came along may have begun a new generation
+            verdict = self._verdict(slots, diff)
+            slots.key = key
+        elif not verdict.reuse and self.policy.needs_probe:
+            residual, _ = probe(value, entry, None)
+        return RegionCall(self, region, slots, residual, verdict, diff)
+
+    def _slots(self, region: int) -> Slots:
+        return self.state.slots.setdefault((self.graph, region, self.position.branch), Slots())
+
+    def _view(self, slots: Slots) -> StepView:
+        return StepView(self.index, slots.cached, slots.run)
+
+    def _verdict_without_data(self, slots: Slots, reshaped: bool) -> Verdict | None:
+        """The verdict, or None when it needs a number from the device."""
+        if not slots.ring:
+            return Verdict(False, "shape_changed" if reshaped else "no_snapshot")
+        verdict = self.policy.before(self._view(slots), self.config)
+        if verdict is None:
+            return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
+        if verdict.reuse and not self.position.certain and self._time is not None:
+            self._generation().host_reads += not self._time.ready()
+            self._late_time()
+            return verdict if self._slots_alive(slots) else Verdict(False, "no_snapshot")
+        return verdict
+
+    def _slots_alive(self, slots: Slots) -> bool:
+        return any(slots is known for known in self.state.slots.values()) and bool(slots.ring)
+
+    def _read(self, sums: Tensor) -> float:
+        changed, before = HostRead(sums).values()
+        self._generation().host_reads += 1
+        if self._time is not None:
+            self._late_time()
+        return changed / before if before else math.nan
+
+    def _verdict(self, slots: Slots, diff: float) -> Verdict:
+        if not slots.ring:
+            return Verdict(False, "no_snapshot")
+        if not math.isfinite(diff):
+            self._warn_non_finite()
+            return Verdict(False, "non_finite")
+        return self.policy.after(self._view(slots), self.config, diff)
+
+    def _warn_non_finite(self) -> None:
+        if all(step.reason != "non_finite" for step in self._generation().steps):
+            log.warning(
+                "dit_cache: the probe of step %d is NaN, infinite or all zero; this step and those like it are computed. "
+                "Check the latents and the weights: a cache that is off (DIT_CACHE_ENABLED=0) would give the same values",
+                self.index,
+            )
+
+    def _generation(self) -> Any:
+        return self.state.generation
+
+    def record(self, stats: StepStats) -> None:
+        self._generation().steps.append(stats)
+
+
+class RegionCall:
+    """A decision and what it takes to carry it out."""
+
+    __slots__ = ("_call", "_diff", "_region", "_residual", "_slots", "_verdict")
+
+    def __init__(
+        self,
+        call: CallStep,
+        region: int,
+        slots: Slots | None,
+        residual: Tensor | None,
+        verdict: Verdict,
+        diff: float | None,
+    ) -> None:
+        self._call = call
+        self._region = region
+        self._slots = slots
+        self._residual = residual
+        self._verdict = verdict
+        self._diff = diff
+
+    def run(
+        self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Sequence[Tensor | None]
+    ) -> Sequence[Tensor]:
+        """The region's outputs, computed or forecast."""
+        call, slots, reuse = self._call, self._slots, self._verdict.reuse
+        device = next(operand.device for operand in operands if isinstance(operand, Tensor))
+        watch = Stopwatch(device)
+        outputs: Sequence[Tensor]
+        if slots is not None and reuse:
+            steps = [snapshot.step for snapshot in slots.ring]
+            outputs = slots.forecast(call.forecaster.weights(steps, call.index, call.config), bases)
+            watch.stop()
+            slots.cached += 1
+            slots.run += 1
+        else:
+            outputs = region(*operands)
+            watch.stop()
+            if slots is not None:
+                slots.store(call.index, call.forecaster.snapshots(call.config), outputs, bases)
+                slots.probe = self._residual
+                slots.run = 0
+        action = "reuse" if reuse else "compute"
+        call.record(
+            StepStats(call.index, call.position.branch, action, self._verdict.reason, self._diff, self._region, watch)
+        )
+        return outputs

@@ -1,0 +1,177 @@
+"""The step clock: which generation, step and branch is this call?
+
+Nothing is required of the pipeline. Host-side facts come first, because they are free: object identity of the latents
+and the conditioning tells the calls of one step apart (a further call with the same latents but another prompt is a
+further branch of classifier-free guidance). The timestep's value tells generations apart: it runs one way within a
+generation and jumps back when the next begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .identity import Fingerprint, TensorId, fingerprint, matches
+
+
+@dataclass(frozen=True)
+class Call:
+    """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device."""
+
+    graph: int
+    moving: list[Tensor]
+    timestep: Tensor | None
+    conditioning: list[Tensor]
+    time: float | None
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a call stands. ``certain`` is False when only the timestep, not yet read, can exclude a new generation."""
+
+    step: int
+    branch: int
+    new_generation: bool
+    certain: bool
+
+
+@dataclass
+class _Branch:
+    conditioning: Fingerprint = ()
+    stable: bool = False  # seen with the same conditioning at two steps
+
+
+@dataclass
+class _Times:
+    """The timesteps of one generation."""
+
+    first: float | None = None
+    last: float | None = None
+    moves: int = 0
+
+
+@dataclass
+class Clock:
+    """Counts the steps of one module in one session."""
+
+    step: int = -1
+    direction: int = 0  # -1 when timesteps fall, +1 when they rise; learnt once, kept over generations
+    _times: _Times = field(default_factory=_Times)
+    _branches: dict[int, _Branch] = field(default_factory=dict)
+    _seen: dict[int, set[int]] = field(default_factory=dict)  # branches of this step -> graphs that served them
+    _moving: Fingerprint = ()
+    _timestep: TensorId | None = None
+    _shape: object = None
+    _calls: int = 0
+    _trust_latents: bool = True
+
+    def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
+        """Places ``call`` and remembers it."""
+        shape = tuple((tensor.shape, tensor.dtype) for tensor in call.moving)
+        known = next((b for b, facts in self._branches.items() if matches(facts.conditioning, call.conditioning)), None)
+        same_step = self.step >= 0 and shape == self._shape and self._is_same_step(call, known, cfg)
+        new_generation, certain = False, True
+        if not same_step:
+            new_generation, certain = self._is_new_generation(call, known, shape != self._shape, num_steps)
+            if new_generation:
+                self._restart()
+            self.step += 1
+            self._seen, self._calls = {}, 0
+            if call.time is not None:
+                self._observe(call.time)
+        branch = self._branch(known, cfg)
+        self._remember(call, branch, shape)
+        return Position(self.step, branch, new_generation, certain)
+
+    def late_time(self, step: int, branch_call: bool, time: float) -> bool:
+        """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
+
+        ``branch_call`` says that the call was placed as a further branch of a step because it had the same latents.
+        """
+        if branch_call:
+            if self._times.last is not None and time != self._times.last:
+                self._trust_latents = False  # the caller repeats one latents object over several steps
+            return False
+        jumped = step > 0 and self._jumped(time)
+        if jumped:
+            self._times = _Times()
+            self.step -= step
+        self._observe(time)
+        return jumped
+
+    def _is_same_step(self, call: Call, known: int | None, cfg: str | int) -> bool:
+        if cfg == "none":
+            return False
+        if isinstance(cfg, int):
+            return self._calls < cfg
+        same_time = None if call.time is None else call.time == self._times.last
+        if same_time is False:
+            return False
+        if known is not None and call.graph in self._seen.get(known, ()):
+            return False  # the same prompt again: the next step
+        if self._trust_latents and self._moving and matches(self._moving, call.moving):
+            return True
+        if self._timestep is not None and call.timestep is not None and self._timestep.is_same(call.timestep):
+            return True
+        if known is not None:
+            return True  # the prompt of a branch that this step has not had yet
+        return bool(same_time and call.conditioning)
+
+    def _is_new_generation(
+        self, call: Call, known: int | None, reshaped: bool, num_steps: int | None
+    ) -> tuple[bool, bool]:
+        if self.step < 0:
+            return True, True
+        if reshaped or (num_steps is not None and self.step + 1 >= num_steps):
+            return True, True
+        if call.time is not None:
+            return self._jumped(call.time), True
+        prompt_changed = known is None and any(facts.stable for facts in self._branches.values())
+        if call.timestep is None:
+            return prompt_changed, True
+        return False, known is not None and bool(call.conditioning)
+
+    def _jumped(self, time: float) -> bool:
+        """Whether ``time`` cannot follow the timesteps so far: back at the start, or against their direction."""
+        first, last = self._times.first, self._times.last
+        if first is None or last is None:
+            return False
+        if time == first:
+            return True
+        return self.direction != 0 and (time - last) * self.direction < 0
+
+    def _observe(self, time: float) -> None:
+        times = self._times
+        if times.last is not None and time != times.last:
+            times.moves += 1
+            if times.moves == 1 and self.direction == 0:
+                self.direction = 1 if time > times.last else -1
+        times.first = time if times.first is None else times.first
+        times.last = time
+
+    def _restart(self) -> None:
+        if self._times.moves < 2:
+            self.direction = 0  # one move proves nothing: it may have been two runs of one step each
+        self.step = -1
+        self._times = _Times()
+        self._branches.clear()
+
+    def _branch(self, known: int | None, cfg: str | int) -> int:
+        if isinstance(cfg, int):
+            return self._calls
+        if cfg == "none":
+            return 0
+        if known is not None and known not in self._seen:
+            return known
+        return next(b for b in range(len(self._seen) + 1) if b not in self._seen)
+
+    def _remember(self, call: Call, branch: int, shape: object) -> None:
+        facts = self._branches.get(branch)
+        stable = facts is not None and bool(call.conditioning) and matches(facts.conditioning, call.conditioning)
+        self._branches[branch] = _Branch(fingerprint(call.conditioning), stable)
+        self._seen.setdefault(branch, set()).add(call.graph)
+        self._moving = fingerprint(call.moving)
+        self._timestep = TensorId(call.timestep) if call.timestep is not None else None
+        self._shape = shape
+        self._calls += 1

@@ -1,0 +1,78 @@
+"""The state of one region in one branch: a ring of snapshots, the last probe, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..kernels.weighted_sum import store_residual, weighted_sum
+
+
+@dataclass
+class Snapshot:
+    """What the region did at one computed step: for each value that leaves it the residual, or the value itself."""
+
+    step: int
+    tensors: list[Tensor]
+
+
+@dataclass
+class Slots:
+    """State of one (graph, region, branch).
+
+    Snapshots are raw and in the model's dtype, oldest first, at most as many as the forecaster weighs; a new one is
+    written into the memory of the oldest. ``layouts`` are size and stride of the region's real outputs, so that a
+    forecast can take exactly their place.
+    """
+
+    key: tuple[object, ...] | None = None
+    probe: Tensor | None = None
+    ring: list[Snapshot] = field(default_factory=list)
+    layouts: list[tuple[torch.Size, tuple[int, ...]]] = field(default_factory=list)
+    cached: int = 0
+    run: int = 0
+
+    def clear(self) -> None:
+        """Frees the tensors; counters stay, for they belong to the generation."""
+        self.key, self.probe = None, None
+        self.ring.clear()
+        self.layouts.clear()
+
+    def store(self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None]) -> None:
+        """Takes a snapshot of ``values - bases`` (``values`` where there is no base)."""
+        del self.ring[: max(len(self.ring) - capacity, 0)]
+        if len(self.ring) == capacity:
+            tensors = self.ring.pop(0).tensors
+        else:
+            tensors = [torch.empty(value.shape, dtype=value.dtype, device=value.device) for value in values]
+        for slot, value, base in zip(tensors, values, bases, strict=True):
+            store_residual(slot, value, base)
+        self.ring.append(Snapshot(step, tensors))
+        self.layouts = [(value.shape, value.stride()) for value in values]
+
+    def forecast(self, weights: Sequence[float], bases: Sequence[Tensor | None]) -> list[Tensor]:
+        """``base + sum_j weights[j] * snapshot[j]`` for each value; snapshots of weight zero are not read."""
+        used = [(weight, snap.tensors) for weight, snap in zip(weights, self.ring, strict=True) if weight != 0.0]
+        if not used:
+            used = [(0.0, self.ring[-1].tensors)]
+        results = []
+        for i, (base, (shape, stride)) in enumerate(zip(bases, self.layouts, strict=True)):
+            snapshots = [tensors[i] for _, tensors in used]
+            out = torch.empty_strided(shape, stride, dtype=snapshots[0].dtype, device=snapshots[0].device)
+            results.append(weighted_sum(base, snapshots, [weight for weight, _ in used], out=out))
+        return results
+
+    def forget_before(self, step: int) -> None:
+        """Makes ``step`` step 0: what was stored before it goes."""
+        self.ring = [Snapshot(snap.step - step, snap.tensors) for snap in self.ring if snap.step >= step]
+        if not self.ring:
+            self.clear()
+
+    def nbytes(self) -> int:
+        tensors = [tensor for snap in self.ring for tensor in snap.tensors]
+        if self.probe is not None:
+            tensors.append(self.probe)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

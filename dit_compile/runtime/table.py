@@ -1,0 +1,133 @@
+"""The side table: everything that must live from one denoising step to the next."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config import CacheConfig
+from .clock import Clock
+from .host_read import HostRead
+from .slots import Slots
+from .stats import GenerationStats
+
+HISTORY = 64  # generations remembered per module
+
+Owner = tuple[int, ...]
+
+
+@dataclass
+class PendingTime:
+    """A timestep on its way to the host, and the call it belongs to."""
+
+    step: int
+    branch_call: bool
+    read: HostRead
+
+
+@dataclass
+class ModuleState:
+    """State of one module in one session. Used by one call at a time."""
+
+    clock: Clock = field(default_factory=Clock)
+    slots: dict[tuple[int, int, int], Slots] = field(default_factory=dict)  # (graph, region, branch)
+    pending: deque[PendingTime] = field(default_factory=deque)
+    generation: GenerationStats | None = None
+
+    def bytes_held(self) -> int:
+        return sum(slots.nbytes() for slots in self.slots.values())
+
+
+class SideTable:
+    """Keys state by module and session.
+
+    A module is known by the identity of a few of its parameters, because Dynamo hands one compiled graph to all modules
+    of the same class and shape. When a parameter dies, its module's state goes.
+    """
+
+    def __init__(self, on_end: Callable[[GenerationStats], None]) -> None:
+        self._on_end = on_end
+        self._lock = threading.RLock()
+        self._states: dict[tuple[Owner, str], ModuleState] = {}
+        self._history: dict[Owner, deque[GenerationStats]] = {}
+
+    def owner(self, parameters: list[Tensor], graph: int) -> Owner:
+        """The key of the module that has ``parameters``; of a model without any, the graph stands in."""
+        key = tuple(id(parameter) for parameter in parameters) or (-graph - 1,)
+        if key not in self._history:
+            with self._lock:
+                if key not in self._history:
+                    self._history[key] = deque(maxlen=HISTORY)
+                    if parameters:
+                        weakref.finalize(parameters[0], self._drop, key).atexit = False
+        return key
+
+    def state(self, owner: Owner, session: str) -> ModuleState:
+        state = self._states.get((owner, session))
+        if state is None:
+            with self._lock:
+                state = self._states.setdefault((owner, session), ModuleState())
+        return state
+
+    def begin_generation(self, state: ModuleState, owner: Owner, module: str, session: str, config: CacheConfig) -> None:
+        """Ends the running generation of ``state``, frees its snapshots and opens the next."""
+        self._end(state)
+        state.slots.clear()
+        state.generation = GenerationStats(module=module, session=session, config=config)
+        with self._lock:
+            self._history[owner].append(state.generation)
+
+    def _end(self, state: ModuleState) -> None:
+        if state.generation is not None and not state.generation.ended:
+            state.generation.ended = True
+            state.generation.bytes_held = state.bytes_held()
+            self._on_end(state.generation)
+
+    def forget(self, owner: Owner, session: str) -> None:
+        """Drops a state in which a call has failed half-way."""
+        with self._lock:
+            state = self._states.pop((owner, session), None)
+        if state is not None:
+            self._end(state)
+
+    def end_session(self, session: str) -> None:
+        self.reset(lambda owner, name: name == session)
+
+    def reset(self, which: Callable[[Owner, str], bool] = lambda owner, session: True) -> None:
+        """Ends generations and frees snapshots; statistics stay."""
+        with self._lock:
+            keys = [key for key in self._states if which(*key)]
+            states = [self._states.pop(key) for key in keys]
+        for state in states:
+            self._end(state)
+
+    def history(self, module: torch.nn.Module | None) -> list[GenerationStats]:
+        """Generations of ``module`` (None: of all modules), newest last."""
+        with self._lock:
+            for state in self._states.values():
+                if state.generation is not None and not state.generation.ended:
+                    state.generation.bytes_held = state.bytes_held()
+            owners = self.owners(module)
+            return [stats for owner in owners for stats in self._history[owner]]
+
+    def owners(self, module: torch.nn.Module | None) -> list[Owner]:
+        if module is None:
+            return list(self._history)
+        mine = {id(tensor) for tensor in _tensors(module)}
+        return [owner for owner in self._history if owner and mine.issuperset(owner)]
+
+    def _drop(self, owner: Owner) -> None:
+        self.reset(lambda key, session: key == owner)
+        with self._lock:
+            self._history.pop(owner, None)
+
+
+def _tensors(module: torch.nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

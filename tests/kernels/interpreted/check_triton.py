@@ -1,0 +1,188 @@
+"""The Triton kernels against the references, through Triton's interpreter, on CPU tensors.
+
+Not collected by itself: TRITON_INTERPRET is read when @triton.jit runs, so test_interpreted.py runs this file in a process
+of its own. The interpreter's float32 -> bfloat16 store truncates instead of rounding, hence 1 ulp.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run through test_interpreted.py"
+
+from dit_compile.kernels import probe_triton as probe_module  # noqa: E402
+from dit_compile.kernels.library import triton_runs  # noqa: E402
+from dit_compile.kernels.probe import probe, probe_reference  # noqa: E402
+from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
+
+ULP = {torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 2**-7}
+DTYPES = list(ULP)
+
+
+def dense(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.randn(tuple(shape)).to(dtype)
+
+
+def tail_of_cat(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The image tokens of a text-and-image concatenation: rows with a gap between batches."""
+    batch, tokens, *rest = shape
+    return torch.randn((batch, tokens + 3, *rest)).to(dtype)[:, 3:]
+
+
+def chunk_of_last(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """One of three chunks of a wide projection: a gap after every token."""
+    *rest, last = shape
+    return torch.randn((*rest, 3 * last)).to(dtype).chunk(3, dim=-1)[1]
+
+
+def transposed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    *rest, second, last = shape
+    return torch.randn((*rest, last, second)).to(dtype).transpose(-1, -2)
+
+
+Maker = Callable[[Sequence[int], torch.dtype], Tensor]
+LAYOUTS: dict[str, tuple[Maker, ...]] = {
+    "dense": (dense,),
+    "tail": (tail_of_cat,),
+    "chunk": (chunk_of_last,),
+    "transposed": (transposed,),
+    "tail-dense": (tail_of_cat, dense),
+    "transposed-dense": (transposed, dense),
+    "chunk-tail-dense": (chunk_of_last, tail_of_cat, dense),
+}
+
+
+def make(layout: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    makers = LAYOUTS[layout]
+    return [makers[index % len(makers)](shape, dtype) for index in range(count)]
+
+
+def assert_close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None:
+    """Within one ulp of `expected` (of `scale`, where intermediate results are larger than the final one)."""
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape
+    size = expected.abs().double() if scale is None else scale.double()
+    error = (actual.double() - expected.double()).abs()
+    assert bool((error <= ULP[expected.dtype] * size + 1e-7).all()), float(error.max())
+
+
+def check_probe(value: Tensor, entry: Tensor | None, previous: Tensor | None) -> None:
+    assert triton_runs(value)
+    residual, sums = probe(value, entry, previous)
+    expected, expected_sums = probe_reference(value, entry, previous)
+    assert residual.stride() == expected.stride()
+    assert_close(residual, expected)
+    if previous is None:
+        assert sums.tolist() == [0.0, 0.0]
+        return
+    # The kernel's own rounded residual must be what entered the difference, whatever rounding the interpreter uses.
+    own = torch.stack(((previous.double() - residual.double()).abs().sum(), previous.double().abs().sum()))
+    torch.testing.assert_close(sums.double(), own, rtol=2e-6, atol=1e-6)
+    slack = ULP[value.dtype] * float(expected.double().abs().sum())  # every element one ulp off
+    torch.testing.assert_close(sums, expected_sums, rtol=2e-6, atol=slack + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("entry", [True, False], ids=["entry", "no_entry"])
+def test_probe(layout: str, entry: bool, dtype: torch.dtype) -> None:
+    value, before, previous = make(layout, 3, (2, 5, 300), dtype)
+    check_probe(value, before if entry else None, previous)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (1, 1, 1), (2048,), (2049,), (3, 1367), (1, 9, 640)], ids=str)
+def test_probe_sizes(shape: tuple[int, ...]) -> None:
+    check_probe(*make("dense", 3, shape, torch.bfloat16))
+
+
+def test_probe_without_previous_and_empty() -> None:
+    value, entry = make("dense", 2, (3, 65), torch.float16)
+    check_probe(value, entry, None)
+    check_probe(value, None, None)
+    empty = torch.empty(2, 0)
+    residual, sums = probe(empty, empty, empty)
+    assert residual.shape == (2, 0) and sums.tolist() == [0.0, 0.0]
+
+
+def test_probe_programs_share_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "MOST_PROGRAMS", 2)
+    check_probe(*make("dense", 3, (5, 2100), torch.float32))
+    check_probe(*make("tail-dense", 3, (3, 4, 700), torch.float32))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_probe_propagates(poison: float, where: int) -> None:
+    operands = make("dense", 3, (2, 1500), torch.bfloat16)
+    operands[where].view(-1)[-1] = poison
+    _, sums = probe(*operands)
+    assert not bool(sums.isfinite().all())
+    assert bool(sums[1].isfinite()) == (where != 2)
+
+
+def test_probe_repeats_bitwise() -> None:
+    operands = make("dense", 3, (3, 3000), torch.float32)
+    first, second = probe(*operands), probe(*operands)
+    assert torch.equal(first[1], second[1]) and torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("count", range(1, 7))
+@pytest.mark.parametrize("based", [True, False], ids=["base", "no_base"])
+def test_weighted_sum(count: int, based: bool, dtype: torch.dtype) -> None:
+    check_weighted_sum("dense", count, based, (2, 3, 401), dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("based", [True, False], ids=["base", "no_base"])
+def test_weighted_sum_layouts(layout: str, based: bool) -> None:
+    check_weighted_sum(layout, 2, based, (2, 5, 300), torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (2048,), (2049,), (2, 2, 2, 2, 300)], ids=str)
+def test_weighted_sum_sizes(shape: tuple[int, ...]) -> None:
+    check_weighted_sum("dense", 2, True, shape, torch.float32)
+
+
+@pytest.mark.parametrize("maker", [dense, tail_of_cat, chunk_of_last, transposed])
+def test_weighted_sum_out(maker: Maker) -> None:
+    shape = (2, 5, 300)
+    base, *snapshots = make("dense", 3, shape, torch.float32)
+    out = maker(shape, torch.float32)
+    strides = out.stride()
+    expected = weighted_sum_reference(base, snapshots, (2.0, -1.0))
+    assert weighted_sum(base, snapshots, (2.0, -1.0), out) is out
+    assert out.stride() == strides
+    assert_close(out, expected, base.abs() + 2 * snapshots[0].abs() + snapshots[1].abs())
+
+
+def test_weighted_sum_in_place_of_base_and_empty() -> None:
+    base, snapshot = make("dense", 2, (4, 300), torch.float32)
+    expected = base + snapshot
+    weighted_sum(base, [snapshot], [1], out=base)  # an int weight is a number like any other
+    assert_close(base, expected, base.abs() + snapshot.abs())
+    assert weighted_sum(None, [torch.empty(0, 3)], [1.0]).shape == (0, 3)
+
+
+def test_expanded_operands() -> None:
+    row = torch.randn(1, 1, 300).expand(2, 5, 300)
+    others = make("dense", 2, (2, 5, 300), torch.float32)
+    check_probe(others[0], row, others[1])
+    check_probe(row, others[0], others[1])
+    out = weighted_sum(row, others, (0.5, 0.25))
+    assert_close(out, weighted_sum_reference(row, others, (0.5, 0.25)), sum(map(torch.abs, (row, *others))))
+
+
+def check_weighted_sum(layout: str, count: int, based: bool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    base, *snapshots = make(layout, count + 1, shape, dtype)
+    weights = [0.7 - 0.35 * index for index in range(count)]
+    assert triton_runs(snapshots[0])
+    actual = weighted_sum(base if based else None, snapshots, weights)
+    expected = weighted_sum_reference(base if based else None, snapshots, weights)
+    scale = sum(
+        (abs(weight) * s.float().abs() for weight, s in zip(weights, snapshots, strict=True)), base.float().abs()
+    )
+    assert actual.stride() == expected.stride()
+    assert_close(actual, expected, scale if dtype == torch.float32 else None)

@@ -1,0 +1,175 @@
+"""The layout that CONTRIBUTING.md describes, held by reading the imports: who may import whom, how large a file is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES = 400
+# dit_compile/passes and dit_compile/kernels are links; the files are read where they are
+FOLDERS = {
+    "dit_compile": ROOT / "dit_compile",
+    "dit_compile.passes": ROOT / "passes",
+    "dit_compile.kernels": ROOT / "kernels",
+}
+
+# What a part may import of ours, itself included; parts that are not named may import anything but APPLICATIONS.
+ALLOWED = {
+    "config": {"config"},
+    "registry": {"registry"},
+    "kernels": {"kernels"},
+    "passes": {"passes"},
+    "policy": {"policy", "config", "registry"},
+    "forecast": {"forecast", "config", "registry"},
+    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "registry"},
+}
+APPLICATIONS = {"cli", "demo"}
+NO_TORCH = {"config", "registry", "policy", "forecast"}
+
+# Families of diffusers transformers and the names of their block lists: the graph is read, never the model.
+MODEL_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        allegro auraflow bria chroma cogvideo cogvideox cogview consisid cosmos easyanimate flux glm helios hidream
+        hunyuan kandinsky krea latte longcat ltx lumina mochi omnigen ovis pixart prx qwen sana sd3 skyreels vace wan
+        zimage
+        """,
+    )
+)
+BLOCK_LISTS = {"transformer_blocks", "single_transformer_blocks", "temporal_transformer_blocks"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its full name."""
+    found = {}
+    for prefix, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            if prefix == "dit_compile" and relative.parts[0] in ("passes", "kernels"):
+                continue
+            parts = [prefix, *relative.with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def part(module: str) -> str:
+    """The part a module of ours belongs to: dit_compile.passes.plan is of passes, dit_compile itself is its own."""
+    return [*module.split("."), "dit_compile"][1]
+
+
+def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run, at the top or inside a function; not those for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from statements(node)
+
+
+def imports(module: str) -> set[str]:
+    """Full names of what a module imports: modules of ours where they are such, else what is written."""
+    is_package = MODULES[module].name == "__init__.py" or module in FOLDERS
+    found = set()
+    for node in statements(TREES[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        base = module.split(".")
+        base = base[: len(base) - node.level + is_package] if node.level else []
+        source = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+        for alias in node.names:
+            found.add(name if (name := f"{source}.{alias.name}") in MODULES else source)
+    return found
+
+
+IMPORTS = {module: imports(module) for module in MODULES}
+
+
+def test_the_reader_sees_the_package() -> None:
+    assert {"config", "passes", "kernels", "policy", "forecast", "runtime"} <= set(map(part, MODULES))
+    assert "dit_compile.registry" in IMPORTS["dit_compile.policy.base"]
+    assert "dit_compile.passes.plan" in IMPORTS["dit_compile.passes.plan_region"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    ours = {part(name) for name in IMPORTS[module] if name.split(".")[0] == "dit_compile"}
+    here = part(module)
+    forbidden = ours - ALLOWED[here] if here in ALLOWED else set() if here in APPLICATIONS else ours & APPLICATIONS
+    assert not forbidden, f"{module} ({here}) must not import {sorted(forbidden)}"
+    roots = {name.split(".")[0] for name in IMPORTS[module]}
+    assert not roots & {"passes", "kernels"}, "import dit_compile.passes and dit_compile.kernels"
+    if here in NO_TORCH and module != "dit_compile.config":  # config looks at Inductor's options, inside one function
+        assert "torch" not in roots, f"{module} works on numbers"
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_stay_readable(module: str) -> None:
+    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{MODULES[module].relative_to(ROOT)} has {lines} lines"
+
+
+def words_of_code(tree: ast.Module) -> Iterator[str]:
+    """Names and texts that the program uses; docstrings and comments may tell of models."""
+    prose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.alias | ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
+def names_a_model(text: str) -> bool:
+    words = re.findall(r"[A-Z]?[a-z]+[0-9]*|[A-Z]+[0-9]*(?![a-z])", text)
+    families = {word.lower().rstrip("0123456789") for word in words} | {word.lower() for word in words}
+    return bool(families & MODEL_WORDS) or any(name in text for name in BLOCK_LISTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FluxTransformer2DModel", True),
+        ("is_wan", True),
+        ("QwenImage", True),
+        ("LTX2", True),
+        ("self.single_transformer_blocks", True),
+        ("want", False),
+        ("influx", False),
+        ("transformer", False),
+    ],
+)
+def test_the_reader_knows_models(text: str, expected: bool) -> None:
+    assert names_a_model(text) is expected
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if part(module) not in APPLICATIONS])
+def test_no_code_for_particular_models(module: str) -> None:
+    named = {text for text in words_of_code(TREES[module]) if names_a_model(text)}
+    assert not named, f"{module} knows {sorted(named)}"

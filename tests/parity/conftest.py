@@ -1,0 +1,66 @@
+"""Puts ``parity_support`` within reach and shares what is slow: the model and one run of each cache-dit version."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if TYPE_CHECKING:
+    from parity_support.cases import Case
+    from parity_support.config import Trace
+    from parity_support.generation import Studio
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small models are faster so, and sums are taken in the same order here and in the peer's process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def studio() -> Studio:
+    pytest.importorskip("diffusers")
+    from parity_support.generation import Studio
+
+    from dit_compile.demo.pipeline import MissingDemoDependency
+
+    try:
+        return Studio()
+    except MissingDemoDependency as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def peer_trace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Trace]:
+    """What cache-dit does with a case. The first question starts all cases of both versions, side by side."""
+    from parity_support.cases import CASES
+    from parity_support.peer import Peer, PeerUnavailable
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all workers' own
+    peers = {
+        version: Peer(version, folder / f"cache-dit-{version}", [case.job for case in CASES if case.version == version])
+        for version in sorted({case.version for case in CASES})
+    }
+
+    def trace(case: Case) -> Trace:
+        for peer in peers.values():
+            peer.start()
+        try:
+            return peers[case.version].trace(*case.job)
+        except PeerUnavailable as reason:
+            pytest.skip(str(reason))
+
+    return trace
