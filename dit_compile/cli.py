@@ -10,15 +10,13 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-if TYPE_CHECKING:
-    from dit_compile.demo.result import DemoResult
 
 app = typer.Typer(
     name="dit-compile",
@@ -69,8 +67,12 @@ def demo(
         float, typer.Option(help="Classifier-free guidance; 1 turns it off and halves the work.", min=1.0)
     ] = 2.0,
     inner: Annotated[
-        str, typer.Option(help=f"What compiles the graphs of both runs: {', '.join(INNER)}.")
-    ] = "inductor",
+        str | None,
+        typer.Option(
+            help=f"What compiles the graphs of both runs: {', '.join(INNER)}.",
+            show_default="DIT_CACHE_INNER, else inductor",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Picture to write: uncached, cached, difference, fewer steps.")
     ] = Path("dit_cache_demo.png"),
@@ -89,7 +91,7 @@ def demo(
     chosen = _prompt_list(prompts)
     if not MIN_STEPS <= steps <= MAX_STEPS:
         _fail(f"--steps must be from {MIN_STEPS} to {MAX_STEPS}, got {steps}")
-    if inner not in INNER:
+    if inner is not None and inner not in INNER:
         _fail(f"--inner must be one of {', '.join(INNER)}, got {inner!r}{_did_you_mean(inner, INNER)}")
     _check_preset(preset)
     if out.suffix.lower() not in PICTURE_SUFFIXES:
@@ -98,6 +100,7 @@ def demo(
     if json_path is not None:
         _check_writable("--json", json_path)
 
+    where = _checked_device(device)
     _quiet_libraries()
     from dit_compile.demo.pipeline import MissingDemoDependency, known_subjects
 
@@ -111,13 +114,14 @@ def demo(
 
     from dit_compile.demo.picture import save_picture
     from dit_compile.demo.run import DEFAULT_PROMPTS, run_demo
+    from dit_compile.demo.table import demo_table
 
     try:
         result, transformer = run_demo(
             chosen or DEFAULT_PROMPTS,
             steps=steps,
             preset=preset,
-            device=_checked_device(device),
+            device=where,
             seed=seed,
             guidance=guidance,
             inner=inner,
@@ -148,70 +152,20 @@ def env() -> None:
         rows = environment_table()
     except ConfigError as error:
         _fail(str(error))
-    table = Table("variable", "value", "from", "default", "meaning", title="dit_cache settings", title_justify="left")
-    for column in table.columns[:4]:
+    console = Console()
+    narrow = console.width < 120  # then the meaning goes below the name
+    table = Table("variable", "value", "from", "default", box=SIMPLE_HEAD, title="dit_cache settings")
+    for column in table.columns[1:]:
         column.no_wrap = True
+    if not narrow:
+        table.add_column("meaning")
     for variable, value, source, default, meaning in rows:
-        style = None if source == "default" else "bold green"
-        table.add_row(*map(escape, (variable, value, source, default, meaning)), style=style)
-    Console().print(table)
-
-
-def demo_table(result: DemoResult) -> Table:
-    """The figures of a demo run: what was compiled, drawn and reused, and what fewer steps would have given."""
-    from dit_compile.demo.picture import format_psnr
-
-    settings, uncached, cached, reuse = result.settings, result.uncached, result.cached, result.reuse
-    table = Table(
-        title=f"{len(settings.prompts)} pictures, {settings.steps} steps, guidance {settings.guidance:g}, "
-        f"{settings.preset} ({settings.config}), {settings.device}",
-        title_justify="left",
-        caption="medians over the prompts; PSNR against the same picture with every step computed",
-        caption_justify="left",
-    )
-    table.add_column("")
-    for name in ("steps", "reused", "cost in\nfull steps", "first call", "seconds\nper image", "speed-up", "PSNR"):
-        table.add_column(name, justify="right")
-    base = uncached.median_seconds
-
-    def first_call(compiled: Any) -> str:
-        return f"{compiled.seconds:.1f} s{' *' if compiled.from_disk else ''}"
-
-    table.add_row(
-        "torch.compile",
-        str(uncached.steps),
-        "-",
-        str(uncached.steps),
-        first_call(result.compile_plain),
-        f"{base:.3f}",
-        "1.00×",
-        "-",
-    )
-    table.add_row(
-        "dit_cache",
-        str(cached.steps),
-        f"{reuse.median_reused:g}/{cached.steps}",
-        f"{reuse.median_cost:.1f}",
-        first_call(result.compile_cached),
-        f"{cached.median_seconds:.3f}",
-        f"{result.speedup:.2f}×",
-        format_psnr(cached.median_psnr),
-        style="bold green",
-    )
-    for name, fewer in (("fewer steps, same time", result.same_time), ("fewer steps, same cost", result.same_cost)):
+        name = f"{variable}\n  [dim]{escape(meaning)}[/]" if narrow else variable
+        rest = () if narrow else (escape(meaning),)
         table.add_row(
-            name,
-            str(fewer.steps),
-            "-",
-            str(fewer.steps),
-            "",
-            f"{fewer.median_seconds:.3f}",
-            f"{base / fewer.median_seconds:.2f}×",
-            format_psnr(fewer.median_psnr),
+            name, escape(value), source, escape(default), *rest, style=None if source == "default" else "green"
         )
-    if result.compile_plain.from_disk or result.compile_cached.from_disk:
-        table.caption = f"{table.caption}\n* compiled code came from Inductor's disk cache; --cold measures without it"
-    return table
+    console.print(table)
 
 
 def _prompt_list(values: Iterable[str] | None) -> list[str]:
@@ -242,16 +196,14 @@ def _check_preset(preset: str | None) -> None:
 
 
 def _check_writable(option: str, path: Path) -> None:
-    """Fails unless ``path`` can be created or overwritten; creates nothing."""
-    target = path if path.exists() else path.absolute().parent
-    if path.is_dir():
-        _fail(f"{option} {path} is a folder; give a file name")
-    if not target.exists():
-        _fail(f"{option} {path}: the folder {target} does not exist")
-    if not target.is_dir() and target != path:
-        _fail(f"{option} {path}: {target} is not a folder")
-    if not os.access(target, os.W_OK):
-        _fail(f"{option} {path}: no permission to write {'it' if target == path else f'in {target}'}")
+    """Fails unless ``path`` can be written, by trying; leaves no file behind."""
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        _fail(f"{option} {path} cannot be written: {error.strerror}")
+    if not existed:
+        path.unlink()
 
 
 def _checked_device(device: str | None) -> str:
@@ -261,11 +213,14 @@ def _checked_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
-        if torch.device(device).type == "meta":
-            raise RuntimeError("the meta device computes nothing")
+        kind = torch.device(device).type
+    except RuntimeError:
+        _fail(f"--device must be a device of torch such as cpu, cuda or cuda:1, got {device!r}")
+    try:
+        if kind == "meta" or torch.zeros(1, device=device).add(1).item() != 1:
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        _fail(f"--device {device!r} cannot be used here: {str(error).splitlines()[0]}")
+        _fail(f"--device {device} cannot be used here: {str(error).splitlines()[0]}")
     return device
 
 

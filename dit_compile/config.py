@@ -127,8 +127,8 @@ class CacheConfig:
     bn: int = _knob(_DEFAULT["bn"], _number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
     policy: str = _knob("dbcache", _plugin(), "when to reuse: dbcache, interval, mask or another policy")
     residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], _number(0, real=True),
-        "reuse when the guard's relative difference is below this; 0 never reuses", peer="residual_diff_threshold")
-    warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "first steps, always computed", peer="max_warmup_steps")
+        "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
+    warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "initial computed steps", peer="max_warmup_steps")
     warmup_interval: int = _knob(1, _number(1),
         "during warm-up only every n-th step must be computed", peer="warmup_interval")
     max_cached_steps: int = _knob(-1, _number(-1),
@@ -229,7 +229,7 @@ def parse_layer(
     return {**PRESETS.get(layer.get("preset", ""), {}), **layer}
 
 
-def environment_layer(environ: Mapping[str, str] = os.environ, **plugins: Names) -> dict[str, Any]:
+def environment_layer(environ: Mapping[str, str] = os.environ, /, **plugins: Names) -> dict[str, Any]:
     """The layer of the ``DIT_CACHE_*`` variables, an empty one being unset; ``plugins`` as for ``parse_layer``."""
     variables = {env_name(name): name for name in SETTINGS}
     ours = {variable: value.strip() for variable, value in environ.items() if variable.startswith(ENV_PREFIX)}
@@ -286,7 +286,7 @@ def split_options(options: Mapping[str, Any] | None) -> tuple[dict[str, Any], di
 
 
 def environment_table(
-    environ: Mapping[str, str] = os.environ, **plugins: Names
+    environ: Mapping[str, str] = os.environ, /, **plugins: Names
 ) -> list[tuple[str, str, str, str, str]]:
     """(variable, value in force, source, default, meaning) of every setting; source: default, preset, environment."""
     layer = environment_layer(environ, **plugins)

@@ -16,7 +16,7 @@ from .tile_triton import row_offset
 MOST_PROGRAMS: int = 8192
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles_per_row", "tiles"])  # counts: no variant per divisor
 def _probe_kernel(
     RESIDUAL_ptr, VALUE_ptr, ENTRY_ptr, PREVIOUS_ptr, PARTIALS_ptr,
     inner, tiles_per_row, tiles, sizes, residual_strides, value_strides, entry_strides, previous_strides,

@@ -14,7 +14,7 @@ from .layout import common_layout
 from .tile_triton import row_offset
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles_per_row"])  # counts: no variant per divisor
 def _weighted_sum_kernel(
     OUT_ptr, BASE_ptr, SNAPSHOT_ptrs, weights,
     inner, tiles_per_row, sizes, out_strides, base_strides, snapshot_strides,

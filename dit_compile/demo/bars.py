@@ -35,10 +35,9 @@ def bars_on(console: Console | None) -> Iterator[Bars]:
     if console is None:
         yield Bars(None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description:<26}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),

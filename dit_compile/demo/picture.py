@@ -47,8 +47,8 @@ def format_psnr(value: float) -> str:
 
 
 def format_speedup(ratio: float) -> str:
-    """A ratio of times in words, such as "1.62× faster"."""
-    return f"{ratio:.2f}× faster" if ratio >= 1 else f"{1 / ratio:.2f}× slower"
+    """A ratio of times in words, such as "1.62x faster"."""
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
 
 def amplified_difference(reference: Pictures, pictures: Pictures) -> npt.NDArray[np.uint8]:
@@ -76,7 +76,7 @@ def _rows(result: DemoResult) -> list[_Row]:
             accent=True,
         ),
         _Row(
-            f"difference × {DIFFERENCE_GAIN}",
+            f"difference x{DIFFERENCE_GAIN}",
             ("what the cache changed",),
             amplified_difference(uncached.pictures, cached.pictures),
         ),

@@ -65,17 +65,18 @@ def run_demo(
     device: str = "cpu",
     seed: int = 0,
     guidance: float = 2.0,
-    inner: str = "inductor",
+    inner: str | None = None,
     cold: bool = False,
     console: Console | None = None,
 ) -> tuple[DemoResult, torch.nn.Module]:
     """Run the demo; returns what it measured and the cached transformer, for ``dit_compile.summary``.
 
-    ``preset`` and ``inner`` become ``options=`` of the compile call; None leaves the preset to ``DIT_CACHE_PRESET``.
-    The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk cache, so that the
+    ``preset`` and ``inner`` become ``options=`` of the compile call; None leaves them to ``DIT_CACHE_PRESET`` and
+    ``DIT_CACHE_INNER``. The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk cache, so that the
     compile times are those of a first run. A ``console`` shows progress bars.
     """
-    options: dict[str, Any] = {"inner": inner} if preset is None else {"inner": inner, "preset": preset}
+    given = {"preset": preset, "inner": inner}
+    options = {name: value for name, value in given.items() if value is not None}
     config = resolve(environment_layer(), parse_layer(options, where="option"))
     require_demo_dependencies()
     with contextlib.ExitStack() as stack:
@@ -90,7 +91,7 @@ def run_demo(
         blocks = [len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)]
 
         # All that differs between the two is the backend.
-        plain.pipe.transformer = torch.compile(transformer, backend=inner)
+        plain.pipe.transformer = torch.compile(transformer, backend=config.inner)
         cached.pipe.transformer = torch.compile(transformer, backend="dit_cache", options=options)
 
         with bars.phase("compile, plain"):
@@ -116,7 +117,7 @@ def run_demo(
         seed=seed,
         steps=steps,
         guidance=guidance,
-        inner=inner,
+        inner=config.inner,
         preset=config.preset,
         config=config.describe(),
         device=_device_name(device),

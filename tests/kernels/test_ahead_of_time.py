@@ -129,7 +129,7 @@ def test_cuda(name: str, target: str, tmp_path: Path) -> None:
     accesses = re.findall(r"(?:ld|st)\.global\S*", ptx)
     vectors = [access for access in accesses if re.search(r"\.v(4\.[bf]32|2\.[bf]64|8\.[bf]32)", access)]
     per_operand = tile_triton.BLOCK // (32 * tile_triton.NUM_WARPS) * (4 if "fp32" in name else 2) // 16
-    if target == "sm_100" and not len(vectors) == (source.loads + 1) * per_operand:
+    if target == "sm_100" and len(vectors) != (source.loads + 1) * per_operand:
         per_operand //= 2  # Blackwell has 32-byte accesses
     assert len(vectors) == (source.loads + 1) * per_operand, accesses
     assert len(accesses) - len(vectors) == (2 if "probe" in name else 0), accesses  # the two partial sums

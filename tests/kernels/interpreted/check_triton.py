@@ -1,7 +1,7 @@
 """The Triton kernels against the references, through Triton's interpreter, on CPU tensors.
 
-Not collected by itself: TRITON_INTERPRET is read when @triton.jit runs, so test_interpreted.py runs this file in a process
-of its own. The interpreter's float32 -> bfloat16 store truncates instead of rounding, hence 1 ulp.
+Not collected by itself: TRITON_INTERPRET is read when @triton.jit runs, so test_interpreted.py runs this file in a
+process of its own. The interpreter's float32 -> bfloat16 store truncates instead of rounding, hence 1 ulp.
 """
 
 import os
@@ -60,12 +60,14 @@ def make(layout: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> l
     return [makers[index % len(makers)](shape, dtype) for index in range(count)]
 
 
-def assert_close(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> None:
-    """Within one ulp of `expected` (of `scale`, where intermediate results are larger than the final one)."""
+def assert_close(actual: Tensor, expected: Tensor, terms: Sequence[Tensor] = ()) -> None:
+    """Within one ulp of the dtype, plus float32's rounding of the terms that were added up."""
     assert actual.dtype == expected.dtype and actual.shape == expected.shape
-    size = expected.abs().double() if scale is None else scale.double()
+    size = sum((term.abs().double() for term in terms), torch.zeros((), dtype=torch.float64))
     error = (actual.double() - expected.double()).abs()
-    assert bool((error <= ULP[expected.dtype] * size + 1e-7).all()), float(error.max())
+    assert bool((error <= ULP[expected.dtype] * expected.abs().double() + 2**-22 * size + 1e-7).all()), float(
+        error.max()
+    )
 
 
 def check_probe(value: Tensor, entry: Tensor | None, previous: Tensor | None) -> None:
@@ -155,14 +157,14 @@ def test_weighted_sum_out(maker: Maker) -> None:
     expected = weighted_sum_reference(base, snapshots, (2.0, -1.0))
     assert weighted_sum(base, snapshots, (2.0, -1.0), out) is out
     assert out.stride() == strides
-    assert_close(out, expected, base.abs() + 2 * snapshots[0].abs() + snapshots[1].abs())
+    assert_close(out, expected, (base, 2 * snapshots[0], snapshots[1]))
 
 
 def test_weighted_sum_in_place_of_base_and_empty() -> None:
     base, snapshot = make("dense", 2, (4, 300), torch.float32)
     expected = base + snapshot
     weighted_sum(base, [snapshot], [1], out=base)  # an int weight is a number like any other
-    assert_close(base, expected, base.abs() + snapshot.abs())
+    assert_close(base, expected, (base, snapshot))
     assert weighted_sum(None, [torch.empty(0, 3)], [1.0]).shape == (0, 3)
 
 
@@ -172,7 +174,7 @@ def test_expanded_operands() -> None:
     check_probe(others[0], row, others[1])
     check_probe(row, others[0], others[1])
     out = weighted_sum(row, others, (0.5, 0.25))
-    assert_close(out, weighted_sum_reference(row, others, (0.5, 0.25)), sum(map(torch.abs, (row, *others))))
+    assert_close(out, weighted_sum_reference(row, others, (0.5, 0.25)), (row, *others))
 
 
 def check_weighted_sum(layout: str, count: int, based: bool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -181,8 +183,5 @@ def check_weighted_sum(layout: str, count: int, based: bool, shape: tuple[int, .
     assert triton_runs(snapshots[0])
     actual = weighted_sum(base if based else None, snapshots, weights)
     expected = weighted_sum_reference(base if based else None, snapshots, weights)
-    scale = sum(
-        (abs(weight) * s.float().abs() for weight, s in zip(weights, snapshots, strict=True)), base.float().abs()
-    )
     assert actual.stride() == expected.stride()
-    assert_close(actual, expected, scale if dtype == torch.float32 else None)
+    assert_close(actual, expected, (base, *snapshots))

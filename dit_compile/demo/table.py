@@ -1,0 +1,64 @@
+"""The demo's figures as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from dit_compile.demo.picture import format_psnr
+
+if TYPE_CHECKING:
+    from dit_compile.demo.result import Compile, DemoResult
+
+COLUMNS = ("steps", "reused", "cost in\nsteps", "first\ncall", "seconds\nper image", "speed-up", "PSNR")
+
+
+def demo_table(result: DemoResult) -> Table:
+    """What was compiled, drawn and reused, and what the same time and cost give without a cache."""
+    settings, uncached, cached, reuse = result.settings, result.uncached, result.cached, result.reuse
+    notes = ["Medians over the pictures. PSNR: against the same picture with every step computed."]
+    if result.compile_plain.from_disk or result.compile_cached.from_disk:
+        notes.append("* with code from Inductor's disk cache; --cold measures without it")
+    table = Table(
+        title=f"{len(settings.prompts)} pictures on {settings.device}, guidance {settings.guidance:g}\n"
+        f"{settings.preset}: {settings.config}",
+        caption="\n".join(notes),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+
+    seconds = uncached.median_seconds
+    steps = str(uncached.steps)
+    table.add_row("torch.compile", steps, "-", steps, _first_call(result.compile_plain), f"{seconds:.3f}", "1.00x", "-")
+    table.add_row(
+        "dit_cache",
+        str(cached.steps),
+        f"{reuse.median_reused:g}/{cached.steps}",
+        f"{reuse.median_cost:.1f}",
+        _first_call(result.compile_cached),
+        f"{cached.median_seconds:.3f}",
+        f"{result.speedup:.2f}x",
+        format_psnr(cached.median_psnr),
+        style="bold green",
+    )
+    for name, fewer in (("fewer steps, same time", result.same_time), ("fewer steps, same cost", result.same_cost)):
+        table.add_row(
+            name,
+            str(fewer.steps),
+            "-",
+            str(fewer.steps),
+            "",
+            f"{fewer.median_seconds:.3f}",
+            f"{seconds / fewer.median_seconds:.2f}x",
+            format_psnr(fewer.median_psnr),
+        )
+    return table
+
+
+def _first_call(compiled: Compile) -> str:
+    return f"{compiled.seconds:.1f}s{'*' if compiled.from_disk else ''}"
