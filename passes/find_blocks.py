@@ -116,33 +116,43 @@ def _walk_back(gm: GraphModule, end: Block, owner: dict[Node, Block]) -> tuple[B
         def elsewhere(node: Node, start: int = start) -> bool:
             return node in owner and place[node] < start
 
-        reached = leaves(value, elsewhere)
-        before = _predecessor(block, reached, owner)
+        before = _predecessor(block, leaves(value, elsewhere), leaves(value, elsewhere, main_only=True), owner)
         if before is None:
             break
-        mine = [node for node in reached if owner[node] is before] or _read_from(before, block)
+        mine = [node for node in leaves(value, elsewhere) if owner[node] is before] or _read_from(before, block)
         value = max(mine, key=numel_hint, default=None)
         chain.append(before)
     return tuple(reversed(chain))
 
 
-def _predecessor(block: Block, reached: list[Node], owner: dict[Node, Block]) -> Block | None:
+def _predecessor(block: Block, reached: list[Node], main: list[Node], owner: dict[Node, Block]) -> Block | None:
     """The block before ``block``: its neighbour in the same list if possible, else the only block that was reached.
 
-    Two lists that meet in one stream (image and text refiners that are concatenated) do not precede: the chain starts
-    where they have met.
+    ``reached`` is where the whole stream comes from, ``main`` where its largest part does. Two lists that meet in one
+    stream (image and text refiners that are concatenated) do not precede: the chain starts where they have met. Nor does
+    what is no block, such as a projection of concatenated skips.
     """
     candidates = list({owner[node].name: owner[node] for node in reached}.values())
-    same_list = [run for run in candidates if run.container == block.container and run.index == block.index - 1]
-    if same_list:
-        return same_list[0]
-    if len(candidates) == 1:
+    neighbour = next((run for run in candidates if _is_neighbour(run, block)), None)
+    if neighbour is not None:
+        return neighbour
+    candidates = [run for run in candidates if _is_residual(run)]
+    if len(candidates) == 1 and any(owner[node] is candidates[0] for node in main):
         return candidates[0]
     if not candidates:  # no residual path (post-norm, concatenated skips): neighbours that feed each other will do
-        for run in set(owner.values()):
-            if run.container == block.container and run.index == block.index - 1 and _read_from(run, block):
-                return run
+        return next((run for run in set(owner.values()) if _is_neighbour(run, block) and _read_from(run, block)), None)
     return None
+
+
+def _is_neighbour(run: Block, block: Block) -> bool:
+    return run.container == block.container and run.index == block.index - 1
+
+
+def _is_residual(run: Block) -> bool:
+    """Whether a residual path leads through ``run``."""
+    output = main_output(run.nodes)
+    inside = set(run.nodes)
+    return output is not None and bool(leaves(output, lambda node: node not in inside))
 
 
 def _read_from(before: Block, block: Block) -> list[Node]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from .facts import fake, is_item_of_tuple, same_size, size_expr
+from .facts import fake, is_item_of_tuple, numel_hint, same_size, size_expr
 
 _ADDITIONS: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _FIRST_OPERAND: set[Any] = {operator.sub, operator.isub, torch.sub, torch.addcmul, "sub", "sub_", "addcmul", "addcmul_"}
@@ -42,10 +42,11 @@ class _Window:
     length: Any
 
 
-def leaves(value: Node, stop: Callable[[Node], bool]) -> list[Node]:
+def leaves(value: Node, stop: Callable[[Node], bool], *, main_only: bool = False) -> list[Node]:
     """Nodes satisfying ``stop`` that the residual stream ending in ``value`` comes from, nearest first.
 
-    Paths that reach an operation which mixes elements (a matrix product, a norm) end there without a leaf.
+    Paths that reach an operation which mixes elements (a matrix product, a norm) end there without a leaf. With
+    ``main_only`` a concatenation is left along its largest part only.
     """
     found: dict[Node, None] = {}
     seen: set[tuple[Node, _Window | None]] = set()
@@ -58,11 +59,11 @@ def leaves(value: Node, stop: Callable[[Node], bool]) -> list[Node]:
         if stop(node):
             found.setdefault(node)
         else:
-            todo.extend(_sources(node, window))
+            todo.extend(_sources(node, window, main_only))
     return list(found)
 
 
-def _sources(node: Node, window: _Window | None) -> Iterator[tuple[Node, _Window | None]]:
+def _sources(node: Node, window: _Window | None, main_only: bool) -> Iterator[tuple[Node, _Window | None]]:
     target = node.target
     operands = [arg for arg in node.args if isinstance(arg, Node)]
     if node.op not in ("call_function", "call_method"):
@@ -82,7 +83,7 @@ def _sources(node: Node, window: _Window | None) -> Iterator[tuple[Node, _Window
     elif target in _FIRST_OPERAND and operands:
         yield operands[0], window
     elif target in (torch.cat, torch.concat, torch.concatenate):
-        yield from _parts(node, window)
+        yield from _parts(node, window, main_only)
     elif target in _MOVES and operands:
         yield operands[0], window if target in _ELEMENTWISE else None
 
@@ -121,7 +122,7 @@ def _window_of_item(source: Node, item: Any) -> _Window | None:
     return _Window(dim, size_expr(start), size_expr(parts[item].shape[dim]))
 
 
-def _parts(node: Node, window: _Window | None) -> Iterator[tuple[Node, _Window | None]]:
+def _parts(node: Node, window: _Window | None, main_only: bool) -> Iterator[tuple[Node, _Window | None]]:
     """The concatenated tensor that ``window`` selects, or all of them when it selects no single one."""
     tensors = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
@@ -134,5 +135,7 @@ def _parts(node: Node, window: _Window | None) -> Iterator[tuple[Node, _Window |
                 yield part, None
                 return
             offset = offset + length
+    largest = max(map(numel_hint, parts), default=0)
     for part in parts:
-        yield part, None
+        if not main_only or numel_hint(part) == largest:
+            yield part, None

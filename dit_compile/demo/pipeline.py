@@ -55,9 +55,15 @@ def load_pipeline(device: str | torch.device = "cpu", dtype: torch.dtype = torch
     transformer = diffusers.FluxTransformer2DModel.from_pretrained(
         MODEL_DIR / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True
     )
+    return wrap_transformer(transformer.to(device).eval().requires_grad_(False))
+
+
+def wrap_transformer(transformer: torch.nn.Module) -> FluxPipeline:
+    """A ``FluxPipeline`` of its own around ``transformer``, which may be compiled or belong to another pipeline."""
+    diffusers: Any = importlib.import_module("diffusers")
     pipe = diffusers.FluxPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(MODEL_DIR / "scheduler"),
-        transformer=transformer.to(device).eval().requires_grad_(False),
+        transformer=transformer,
         vae=None,
         text_encoder=None,
         tokenizer=None,
@@ -66,19 +72,6 @@ def load_pipeline(device: str | torch.device = "cpu", dtype: torch.dtype = torch
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def share_pipeline(pipe: FluxPipeline, transformer: torch.nn.Module) -> FluxPipeline:
-    """A second pipeline with its own scheduler around ``transformer``, usually a compiled view of ``pipe``'s."""
-    twin = type(pipe)(
-        **{
-            **pipe.components,
-            "scheduler": type(pipe.scheduler).from_config(pipe.scheduler.config),
-            "transformer": transformer,
-        }
-    )
-    twin.set_progress_bar_config(disable=True)
-    return twin
 
 
 def generate(

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 
 import dit_compile
-from dit_compile.config import CacheConfig, environment_layer, parse_layer, resolve
+from dit_compile.config import environment_layer, parse_layer, resolve
 from dit_compile.demo import codec
 from dit_compile.demo.bars import Bars, bars_on
-from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, share_pipeline
+from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, wrap_transformer
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from dit_compile.runtime.stats import GenerationStats
 
 DEFAULT_PROMPTS = ("fox", "panda on pink", "alarm clock on green", "earth on black", "hamburger")
 
@@ -72,11 +74,11 @@ def run_demo(
     """Run the demo; returns what it measured and the cached transformer, for ``dit_compile.summary``.
 
     ``preset`` and ``inner`` become ``options=`` of the compile call; None leaves them to ``DIT_CACHE_PRESET`` and
-    ``DIT_CACHE_INNER``. The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk cache, so that the
-    compile times are those of a first run. A ``console`` shows progress bars.
+    ``DIT_CACHE_INNER``. The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk
+    cache, so that the compile times are those of a first run. A ``console`` shows progress bars.
     """
     given = {"preset": preset, "inner": inner}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = resolve(environment_layer(), parse_layer(options, where="option"))
     require_demo_dependencies()
     with contextlib.ExitStack() as stack:
@@ -86,7 +88,7 @@ def run_demo(
             stack.enter_context(fresh_cache())
         bars = stack.enter_context(bars_on(console))
         plain = _Artist(load_pipeline(device), guidance)
-        cached = _Artist(share_pipeline(plain.pipe, plain.pipe.transformer), guidance)
+        cached = _Artist(wrap_transformer(plain.pipe.transformer), guidance)
         transformer = plain.pipe.transformer
         blocks = [len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)]
 
@@ -141,7 +143,8 @@ def _draw_both(
     plain: _Artist, cached: _Artist, prompts: Sequence[str], seed: int, steps: int, blocks: list[int], bars: Bars
 ) -> Reuse:
     """Each prompt without and with the cache, in turn, so that a busy machine slows both alike."""
-    reused, cost, reads, held = [], [], [], 0
+    counted: list[tuple[float, float]] = []
+    held, reads = 0, []
     with (
         bars.phase("draw, every step computed", len(prompts)) as plain_drawn,
         bars.phase("draw, cached", len(prompts)) as cached_drawn,
@@ -151,21 +154,27 @@ def _draw_both(
             plain_drawn()
             cached.draw(prompt, seed, steps)
             cached_drawn()
-            generation = dit_compile.stats(cached.pipe.transformer)[-1]
-            branches = len({step.branch for step in generation.steps})
-            skipped = sum(step.action == "reuse" for step in generation.steps)
-            saved = skipped * (1 - block_share(generation.config, blocks))
-            reused.append(skipped / branches)
-            cost.append((len(generation.steps) - saved) / branches)
-            reads.append(generation.host_reads)
-            held = max(held, generation.bytes_held)
-    return Reuse(tuple(reused), tuple(cost), held, tuple(reads))
+            last = dit_compile.stats(cached.pipe.transformer)[-1:]  # empty where the cache is off
+            counted += [count_reuse(generation, blocks) for generation in last] or [(0.0, float(steps))]
+            held = max([held, *(generation.bytes_held for generation in last)])
+            reads.append(sum(generation.host_reads for generation in last))
+    reused, cost = zip(*counted, strict=True)
+    return Reuse(reused, cost, held, tuple(reads))
 
 
-def block_share(config: CacheConfig, containers: Sequence[int]) -> float:
-    """The part of a full step that a reused step still runs, by blocks; ``containers`` are the block counts."""
-    regions = [sum(containers)] if config.scope == "chain" else containers
-    return sum(min(config.fn + config.bn, blocks) for blocks in regions) / sum(containers)
+def count_reuse(generation: GenerationStats, containers: Sequence[int]) -> tuple[float, float]:
+    """Steps reused and cost in full steps, both averaged over the guidance branches.
+
+    Cost counts the blocks that ran: a reused step still runs the front and back blocks of each of its regions.
+    ``containers`` are the numbers of blocks in the model's lists, which are one region each or all one chain.
+    """
+    config, records = generation.config, generation.steps
+    regions = [sum(containers)] if config.scope == "chain" else list(containers)
+    branches = len(generation.branches)
+    reused = [record.region for record in records if record.action == "reuse"]
+    skipped = sum(max(0, regions[region] - config.fn - config.bn) for region in reused)
+    steps = len(records) / (branches * len(regions))
+    return len(reused) / (branches * len(regions)), steps - skipped / sum(containers) / branches
 
 
 def _device_name(device: str) -> str:

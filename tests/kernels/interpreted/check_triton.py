@@ -14,6 +14,7 @@ from torch import Tensor
 assert os.environ.get("TRITON_INTERPRET") == "1", "run through test_interpreted.py"
 
 from dit_compile.kernels import probe_triton as probe_module  # noqa: E402
+from dit_compile.kernels.layout import collapse  # noqa: E402
 from dit_compile.kernels.library import triton_runs  # noqa: E402
 from dit_compile.kernels.probe import probe, probe_reference  # noqa: E402
 from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
@@ -158,6 +159,24 @@ def test_weighted_sum_out(maker: Maker) -> None:
     assert weighted_sum(base, snapshots, (2.0, -1.0), out) is out
     assert out.stride() == strides
     assert_close(out, expected, (base, 2 * snapshots[0], snapshots[1]))
+
+
+def window(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A gap after every dimension: as many row dimensions as the shape has before its last."""
+    return torch.randn([size + 1 for size in shape]).to(dtype)[tuple(slice(size) for size in shape)]
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 300), (2, 3, 2, 260), (2, 2, 2, 2, 256)], ids=str)
+def test_rows_of_several_dimensions(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "MOST_PROGRAMS", 5)
+    operands = [window(shape, torch.float32), dense(shape, torch.float32), window(shape, torch.float32)]
+    rows = collapse(shape, tuple(operand.stride() for operand in operands))
+    assert (rows is None) == (len(shape) == 5)  # four row dimensions are copied densely first
+    check_probe(*operands)
+    base, *snapshots = operands
+    out = window(shape, torch.float32)
+    weighted_sum(base, snapshots, (2.0, -1.0), out)
+    assert_close(out, weighted_sum_reference(base, snapshots, (2.0, -1.0)), (base, 2 * snapshots[0], snapshots[1]))
 
 
 def test_weighted_sum_in_place_of_base_and_empty() -> None:

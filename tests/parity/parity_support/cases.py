@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from parity_support.config import Knobs, Scope, StreakRule
 from parity_support.peer import Job
@@ -29,23 +30,28 @@ class Case:
         return not quirk and self.knobs.fn + self.knobs.bn < BLOCKS[self.knobs.scope]
 
 
-def chain(name: str, branches: int = 1, hits: bool = True, **knobs: object) -> Case:
+def chain(name: str, branches: int = 1, hits: bool = True, **knobs: Any) -> Case:
     """One decision for both lists: the registered FLUX layout of 1.5.3 and of all published numbers."""
     return Case(f"chain-{name}", "1.5.3", Knobs(**knobs), branches, hits)
 
 
-def container(name: str, version: StreakRule = "1.0.14", branches: int = 1, hits: bool = True, **knobs: object) -> Case:
+def container(name: str, version: StreakRule = "1.0.14", branches: int = 1, hits: bool = True, **knobs: Any) -> Case:
     """One decision per list: the registered FLUX layout of 1.0.14; 1.5.3 can be told to do the same."""
     return Case(f"container-{version}-{name}", version, Knobs(scope="container", **knobs), branches, hits)
 
 
-EAGER = {"fn": 1, "warmup_steps": 4, "residual_diff_threshold": 0.24}  # hits wherever a limit does not forbid it
-MEDIUM = {"fn": 1, "warmup_steps": 4, "residual_diff_threshold": 0.12}
-F4 = {"fn": 4, "warmup_steps": 4, "max_continuous_cached_steps": 4, "residual_diff_threshold": 0.12}
-BROKEN = {"fn": 1, "warmup_steps": 4, "max_continuous_cached_steps": 3, "residual_diff_threshold": 0.1}
-TAYLOR1 = {"forecast": "taylorseer", "taylor_order": 1}
-TAYLOR2 = {"forecast": "taylorseer", "taylor_order": 2}
-TAYLOR3 = {"forecast": "taylorseer", "taylor_order": 3}
+# EAGER hits wherever a limit does not forbid it, MEDIUM at most steps.
+EAGER: dict[str, Any] = {
+    "fn": 1,
+    "warmup_steps": 4,
+    "residual_diff_threshold": 0.24,
+}  # hits wherever a limit does not forbid it
+MEDIUM: dict[str, Any] = {"fn": 1, "warmup_steps": 4, "residual_diff_threshold": 0.12}
+F4: dict[str, Any] = {"fn": 4, "warmup_steps": 4, "max_continuous_cached_steps": 4, "residual_diff_threshold": 0.12}
+BROKEN: dict[str, Any] = {"fn": 1, "warmup_steps": 4, "max_continuous_cached_steps": 3, "residual_diff_threshold": 0.1}
+TAYLOR1: dict[str, Any] = {"forecast": "taylorseer", "taylor_order": 1}
+TAYLOR2: dict[str, Any] = {"forecast": "taylorseer", "taylor_order": 2}
+TAYLOR3: dict[str, Any] = {"forecast": "taylorseer", "taylor_order": 3}
 
 CASES = [
     chain("defaults"),

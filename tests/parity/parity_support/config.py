@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -33,11 +33,11 @@ class Knobs:
         """What needs a compilation of its own."""
         return self.fn, self.bn, self.scope
 
-    def runtime(self) -> dict[str, object]:
+    def runtime(self) -> dict[str, Any]:
         """What can change without a compilation."""
         return {name: value for name, value in asdict(self).items() if name not in ("fn", "bn", "scope")}
 
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         return {"inner": "eager", "preset": "cache-dit", **asdict(self)}
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from parity_support.config import Knobs, Place, StreakRule, Trace
@@ -37,7 +38,8 @@ def taylorseer(history: History, step: int, order: int) -> Tensor:
 
 def newton(history: History, step: int, order: int) -> Tensor:
     """The polynomial through the newest ``order + 1`` residuals, by divided differences on the real step numbers."""
-    nodes, column = zip(*reversed(history[-(order + 1) :]), strict=True)
+    newest = history[: -(order + 2) : -1]
+    nodes, column = [when for when, _ in newest], [value for _, value in newest]
     result, factor = column[0], 1.0
     for level in range(1, len(nodes)):
         column = [(b - a) / (nodes[i + level] - nodes[i]) for i, (a, b) in enumerate(pairwise(column))]
@@ -77,7 +79,7 @@ class OracleModel(nn.Module):
         self.transformer, self.knobs, self.branches, self.streak = transformer, knobs, branches, streak
         self.reset()
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         modules = self.__dict__["_modules"]
         return modules[name] if name in modules else getattr(modules["transformer"], name)
 
@@ -103,7 +105,7 @@ class OracleModel(nn.Module):
     ) -> tuple[Tensor]:
         assert not return_dict
         assert not joint_attention_kwargs
-        model = self.transformer
+        model: Any = self.transformer
         image, text = model.x_embedder(hidden_states), model.context_embedder(encoder_hidden_states)
         clocks = [timestep.to(image.dtype) * 1000] + ([] if guidance is None else [guidance.to(image.dtype) * 1000])
         temb = model.time_text_embed(*clocks, pooled_projections)
