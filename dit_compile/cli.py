@@ -18,6 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dit_compile.config import PRESETS, ConfigError, environment_layer, environment_table, resolve
+from dit_compile.forecast import FORECASTERS
+from dit_compile.policy import POLICIES
+
 app = typer.Typer(
     name="dit-compile",
     help="Step caching for diffusion transformers: a look at what torch.compile(model, backend='dit_cache') does.",
@@ -55,7 +59,7 @@ def demo(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="How much to cache: quality, balanced, fast, ultra, cache-dit or off.",
+            help=f"How much to cache: {', '.join(PRESETS)}.",
             show_default="DIT_CACHE_PRESET, else balanced",
         ),
     ] = None,
@@ -93,7 +97,7 @@ def demo(
         _fail(f"--steps must be from {MIN_STEPS} to {MAX_STEPS}, got {steps}")
     if inner is not None and inner not in INNER:
         _fail(f"--inner must be one of {', '.join(INNER)}, got {inner!r}{_did_you_mean(inner, INNER)}")
-    _check_preset(preset)
+    _check_settings(preset)
     if out.suffix.lower() not in PICTURE_SUFFIXES:
         _fail(f"--out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
     _check_writable("--out", out)
@@ -104,13 +108,12 @@ def demo(
     _quiet_libraries()
     from dit_compile.demo.pipeline import MissingDemoDependency, known_subjects
 
-    unknown = [prompt for prompt in chosen if prompt.split(" on ")[0] not in known_subjects()]
     console = Console()
-    for prompt in unknown:
-        near = _did_you_mean(prompt.split(" on ")[0], known_subjects())
-        console.print(
-            f"[yellow]note:[/] the model was not trained on {escape(repr(prompt))}{escape(near)}", highlight=False
-        )
+    subjects = known_subjects()
+    for name in (prompt.split(" on ")[0] for prompt in chosen):
+        if name not in subjects:
+            note = escape(f"the model was not trained on {name!r}{_did_you_mean(name, subjects)}")
+            console.print(f"[yellow]note:[/] {note}", highlight=False)
 
     from dit_compile.demo.picture import save_picture
     from dit_compile.demo.run import DEFAULT_PROMPTS, run_demo
@@ -128,7 +131,7 @@ def demo(
             cold=cold,
             console=console,
         )
-    except (MissingDemoDependency, _config_error()) as error:
+    except (MissingDemoDependency, ConfigError) as error:
         _fail(str(error))
     console.print(demo_table(result))
     save_picture(result, out)
@@ -146,10 +149,8 @@ def demo(
 @app.command()
 def env() -> None:
     """List every DIT_CACHE_* variable: its value now, where that comes from, its default and its meaning."""
-    from dit_compile.config import ConfigError, environment_table
-
     try:
-        rows = environment_table()
+        rows = environment_table(policies=POLICIES.names(), forecasters=FORECASTERS.names())
     except ConfigError as error:
         _fail(str(error))
     console = Console()
@@ -177,21 +178,13 @@ def _prompt_list(values: Iterable[str] | None) -> list[str]:
     return prompts
 
 
-def _config_error() -> type[Exception]:
-    from dit_compile.config import ConfigError
-
-    return ConfigError
-
-
-def _check_preset(preset: str | None) -> None:
+def _check_settings(preset: str | None) -> None:
     """Reads the settings as the backend will, so that a wrong one is reported before the long work."""
-    from dit_compile.config import PRESETS, environment_layer, resolve
-
     if preset is not None and preset not in PRESETS:
         _fail(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}{_did_you_mean(preset, PRESETS)}")
     try:
-        resolve(environment_layer())
-    except _config_error() as error:
+        resolve(environment_layer(policies=POLICIES.names(), forecasters=FORECASTERS.names()))
+    except ConfigError as error:
         _fail(str(error))
 
 

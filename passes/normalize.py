@@ -11,8 +11,16 @@ from .facts import fake, is_item_of_tuple, size_expr
 
 
 def normalize(gm: GraphModule) -> GraphModule:
-    """Runs both rewrites; ``gm`` is changed in place and returned."""
-    return share_sizes(gather_items(gm))
+    """Runs all rewrites; ``gm`` is changed in place and returned."""
+    return share_sizes(gather_items(drop_telemetry(gm)))
+
+
+def drop_telemetry(gm: GraphModule) -> GraphModule:
+    """Removes the usage logging that slicing a ``ModuleList`` leaves behind; it would count as glue between blocks."""
+    for node in list(gm.graph.nodes):
+        if node.target is torch._C._log_api_usage_once:
+            gm.graph.erase_node(node)
+    return gm
 
 
 def gather_items(gm: GraphModule) -> GraphModule:

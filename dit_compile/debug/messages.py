@@ -17,7 +17,7 @@ _said: set[str] = set()
 
 
 def chain_name(chain: tuple[Block, ...]) -> str:
-    """``19 x FluxTransformerBlock + 38 x FluxSingleTransformerBlock``; alternating blocks are counted by kind."""
+    """``19 x DoubleBlock + 38 x SingleBlock``; alternating blocks are counted by kind."""
     runs = [(kind, len(list(blocks))) for kind, blocks in itertools.groupby(chain, key=lambda block: block.kind)]
     if len(runs) > 4:
         kinds = dict.fromkeys(block.kind for block in chain)
