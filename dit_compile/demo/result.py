@@ -138,6 +138,12 @@ class DemoResult:
         """Seconds per picture without the cache over seconds per picture with it."""
         return self.uncached.median_seconds / self.cached.median_seconds
 
+    def baselines(self) -> dict[str, Drawing]:
+        """The runs with fewer steps, by what they have in common with the cached one."""
+        if self.same_time.steps == self.same_cost.steps:
+            return {"same time and cost": self.same_time}
+        return {"same time": self.same_time, "same cost": self.same_cost}
+
     def as_data(self) -> dict[str, Any]:
         """JSON-able form of all but the pictures."""
         return {

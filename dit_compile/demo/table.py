@@ -55,7 +55,7 @@ def demo_table(result: DemoResult) -> Table:
         format_psnr(cached.median_psnr),
         style="bold green",
     )
-    for name, fewer in (("same time", result.same_time), ("same cost", result.same_cost)):
+    for name, fewer in result.baselines().items():
         table.add_row(
             f"{fewer.steps} steps, {name}",
             "-",

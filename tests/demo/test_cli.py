@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import dit_compile.demo.run as demo_run
 from dit_compile.cli import app
+from dit_compile.demo.picture import draw_picture
 
 runner = CliRunner()
 
@@ -88,7 +89,7 @@ def test_wrong_calls_end_at_once_with_one_line(calls, tmp_path, monkeypatch, arg
     assert not list(tmp_path.iterdir()), "and no file is left behind"
 
 
-def test_demo_writes_picture_figures_and_table(calls, tmp_path):
+def test_demo_writes_picture_figures_and_table(calls, made_up, tmp_path):
     out, figures = tmp_path / "demo.png", tmp_path / "demo.json"
     arguments = ["--prompts", "fox, crown", "-p", "panda on pink", "--preset", "fast", "--device", "cpu"]
     arguments += ["--steps", "12", "--seed", "7", "--guidance", "1.5", "--inner", "eager", "--cold"]
@@ -101,7 +102,7 @@ def test_demo_writes_picture_figures_and_table(calls, tmp_path):
         "steps": 12, "preset": "fast", "device": "cpu", "seed": 7, "guidance": 1.5, "inner": "eager", "cold": True,
     }  # fmt: skip
     with Image.open(out) as picture:
-        assert picture.width > picture.height
+        assert picture.size == draw_picture(made_up).size
     assert json.loads(figures.read_text())["cached"]["median_psnr"] == 48.0
     assert "2.00x" in result.output and "15/28" in result.output and str(out) in result.output.replace("\n", "")
 

@@ -26,8 +26,13 @@ def tile(sheet: Image.Image, row: int, column: int) -> np.ndarray:
 def test_tiles_hold_the_pictures(made_up, tmp_path):
     picture.save_picture(made_up, tmp_path / "demo.png")
     with Image.open(tmp_path / "demo.png") as sheet:
-        assert sheet.size == (2 * (2 * 24 + 256 + 2 * 142 - 14), 2 * (2 * 24 + 32 + 4 * 142 - 14))
-        for row, drawing in ((0, made_up.uncached), (1, made_up.cached), (3, made_up.same_time)):
+        assert sheet.size == (2 * (2 * 24 + 256 + 2 * 142 - 14), 2 * (2 * 24 + 32 + 5 * 142 - 14))
+        for row, drawing in (
+            (0, made_up.uncached),
+            (1, made_up.cached),
+            (3, made_up.same_time),
+            (4, made_up.same_cost),
+        ):
             for column in (0, 1):
                 expected = np.rint((drawing.pictures[column] + 1) * 127.5)
                 assert np.array_equal(tile(sheet, row, column), expected), (row, column)
@@ -50,7 +55,7 @@ def test_labels_are_drawn_and_long_prompts_fit(made_up):
     sheet = np.asarray(picture.draw_picture(replace(made_up, settings=long_name)))
     scale = picture.SCALE
     labels = sheet[:, : (picture.MARGIN + picture.LABEL_WIDTH - 8) * scale]
-    for row in range(4):
+    for row in range(5):
         top = (picture.MARGIN + picture.HEADER + row * (picture.TILE + picture.GAP)) * scale
         ink = (labels[top : top + picture.TILE * scale] < 160).any(axis=2).mean()
         assert 0.005 < ink < 0.2, f"row {row} has {ink:.1%} ink"
@@ -67,7 +72,8 @@ def test_psnr_of_identical_and_different_pictures(made_up):
     assert picture.format_psnr(40.04) == "40.0 dB"
 
 
-def test_speed_in_words():
+def test_times_and_speed_in_words():
+    assert [picture.format_seconds(s) for s in (0.8641, 2.7, 123.4)] == ["0.864 s", "2.70 s", "123 s"]
     assert picture.format_speedup(1.618) == "1.62x faster"
     assert picture.format_speedup(0.8) == "1.25x slower"
 
@@ -79,4 +85,13 @@ def test_table_fits_eighty_columns_and_shows_the_figures(made_up):
     assert "…" not in text
     cached = next(line for line in text.splitlines() if "dit_cache" in line and "/28" in line)
     assert cached.split() == ["28", "steps,", "dit_cache", "15/28", "14.2", "30.0s*", "0.500", "2.00x", "48.0", "dB"]
-    assert "14 steps, same time" in text and "--cold" in text
+    assert "14 steps, same time" in text and "13 steps, same cost" in text and "--cold" in text
+
+
+def test_one_baseline_where_time_and_cost_give_the_same_number_of_steps(made_up):
+    agreeing = replace(made_up, same_cost=made_up.same_time)
+    saved = (picture.TILE + picture.GAP) * picture.SCALE
+    assert picture.draw_picture(agreeing).height == picture.draw_picture(made_up).height - saved
+    output = io.StringIO()
+    Console(width=80, file=output).print(demo_table(agreeing))
+    assert "14 steps, same time and cost" in output.getvalue() and "…" not in output.getvalue()

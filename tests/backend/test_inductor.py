@@ -1,0 +1,55 @@
+"""A few full paths through Inductor, whose C++ compiler takes its time."""
+
+import pytest
+import torch
+from tiny_models import TINY
+from toys import Toy, build, latents
+
+import dit_compile
+
+pytestmark = pytest.mark.slow
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_threshold_zero_equals_plain_inductor(name):
+    tiny = TINY[name]
+    model, inputs = tiny.build(), tiny.inputs(batch=2)
+    expected = torch.compile(model, fullgraph=True)(**inputs)[0]
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="dit_cache", fullgraph=True, options={"residual_diff_threshold": 0})
+    torch.testing.assert_close(compiled(**inputs)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_reused_steps_and_a_new_resolution():
+    model = build(Toy)
+    compiled = torch.compile(model, backend="dit_cache", options={"policy": "mask", "step_mask": "110"}, dynamic=True)
+    for tokens in (5, 9):
+        for step in range(3):
+            x, t = latents(tokens=tokens, seed=step), torch.full((2,), 900.0 - step)
+            out = compiled(x, t)
+            if step < 2:
+                torch.testing.assert_close(out, model(x, t), atol=1e-5, rtol=1e-5)
+            else:
+                assert (out - model(x, t)).abs().max() < 5
+        assert dit_compile.stats(model)[-1].reused == 1
+
+
+@torch.no_grad()
+def test_mode_and_options_reach_inductor():
+    model, x, t = build(Toy, depth=3), latents(), torch.full((2,), 900.0)
+    seen = {}
+    import torch._inductor.compile_fx as module
+
+    real = module.compile_fx
+
+    def spy(gm, inputs, config_patches=None, **kwargs):
+        seen.update(config_patches or {})
+        return real(gm, inputs, config_patches=config_patches, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "compile_fx", spy)
+        compiled = torch.compile(model, backend="dit_cache", options={"max_autotune": False, "epilogue_fusion": False})
+        torch.testing.assert_close(compiled(x, t), model(x, t), atol=1e-5, rtol=1e-5)
+    assert seen == {"max_autotune": False, "epilogue_fusion": False}
