@@ -10,7 +10,9 @@ from torch.fx import Graph, GraphModule, Node
 from .facts import external_inputs, fake, symbols_of
 
 
-def extract(gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], name: str) -> tuple[GraphModule, list[Node]]:
+def extract(
+    gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], name: str
+) -> tuple[GraphModule, list[Node]]:
     """Copies ``nodes`` into a new module that returns the tuple ``outputs``.
 
     Returns the module and the nodes of ``gm`` to call it with, in the order of its placeholders: values in order of
@@ -40,7 +42,9 @@ def duplicate(gm: GraphModule) -> GraphModule:
     graph = Graph()
     env: dict[Node, Node] = {}
     for node in gm.graph.nodes:
-        env[node] = placeholder_like(graph, node) if node.op == "placeholder" else graph.node_copy(node, env.__getitem__)
+        env[node] = (
+            placeholder_like(graph, node) if node.op == "placeholder" else graph.node_copy(node, env.__getitem__)
+        )
     return with_dynamo_meta(GraphModule(gm, graph), gm)
 
 

@@ -31,7 +31,9 @@ def find_period(gm: GraphModule) -> tuple[Block, ...]:
     for period in range(_MIN_PERIOD, len(word) // _MIN_REPEATS + 1):
         equal = torch.cat([edge, (word[:-period] == word[period:]).to(torch.int8), edge])
         edges = torch.diff(equal).nonzero().flatten().tolist()
-        for start, stop in zip(edges[::2], edges[1::2], strict=True):  # stretches in which operation i equals i + period
+        for start, stop in zip(
+            edges[::2], edges[1::2], strict=True
+        ):  # stretches in which operation i equals i + period
             if stop - start >= (_MIN_REPEATS - 1) * period:
                 covered = (stop - start + period) // period * period
                 best = max(best, (covered, -period, start))

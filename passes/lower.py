@@ -68,9 +68,12 @@ def compile_graph(gm: GraphModule, inner: str, patches: dict[str, Any]) -> Calla
 
         compiled: Callable[..., Any] = aot_eager(gm, examples)
         return compiled
+    from torch._dynamo.eval_frame import innermost_fn
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(gm, examples, config_patches=patches or None)  # type: ignore[no-any-return]
+    code = compile_fx(gm, examples, config_patches=patches or None)
+    # compile_fx keeps Dynamo out of its code by a wrapper; Dynamo hands us calls with itself switched off already
+    return innermost_fn(code)  # type: ignore[no-any-return,arg-type]
 
 
 def _only_views(gm: GraphModule) -> bool:

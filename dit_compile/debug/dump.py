@@ -72,7 +72,9 @@ def render_blocks(chain: tuple[Block, ...]) -> str:
 
 def _shape(node: Node) -> str:
     value = fake(node)
-    return f"{node.name} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if numel_hint(node) else node.name
+    return (
+        f"{node.name} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if numel_hint(node) else node.name
+    )
 
 
 def render_plan(plan: Plan) -> str:
@@ -118,7 +120,9 @@ def render(top: GraphModule) -> str:
         return ", ".join([*shown, *([f"*weights[{weights}]"] if weights else [])])
 
     def results(node: Node) -> str:
-        return "".join(f"{user.name}, " for user in node.users if not user.args or user.args[0] is node).rstrip(" ") or "_"
+        return (
+            "".join(f"{user.name}, " for user in node.users if not user.args or user.args[0] is node).rstrip(" ") or "_"
+        )
 
     for node in top.graph.nodes:
         if node.op == "call_module":

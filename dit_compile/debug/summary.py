@@ -127,4 +127,3 @@ def report_end(stats: GenerationStats) -> None:
         log.warning("dit_cache: %s (session %s)", hint, stats.session)
     if stats.config.summary:
         print_summary([stats])
-

@@ -141,7 +141,7 @@ class DemoResult:
     def baselines(self) -> dict[str, Drawing]:
         """The runs with fewer steps, by what they have in common with the cached one."""
         if self.same_time.steps == self.same_cost.steps:
-            return {"same time and cost": self.same_time}
+            return {"same time & cost": self.same_time}
         return {"same time": self.same_time, "same cost": self.same_cost}
 
     def as_data(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dit_compile.demo.picture import format_psnr
 if TYPE_CHECKING:
     from dit_compile.demo.result import Compile, DemoResult
 
-COLUMNS = ("reused", "cost in\nsteps", "first\ncall", "s per\nimage", "speed-up", "PSNR")
+COLUMNS = ("reused", "cost in\nsteps", "first\ncall", "s per\nimage", "speed", "PSNR")
 
 
 def demo_table(result: DemoResult) -> Table:

@@ -24,6 +24,4 @@ class Newton(Forecaster):
         return config.taylor_order + 1
 
     def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
-        return [
-            math.prod((now - other) / (step - other) for other in steps if other != step) for step in steps
-        ]
+        return [math.prod((now - other) / (step - other) for other in steps if other != step) for step in steps]

@@ -139,9 +139,10 @@ class CachedGraph:
             return f"a generation is {config.num_steps} steps (num_steps)"
         if self._places.timestep is not None:
             return "a generation begins where the timestep jumps back"
-        return "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
+        return (
+            "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
+        )
 
 
 def _largest(timestep: Tensor) -> float:
     return float(timestep.max() if timestep.numel() > 1 else timestep)
-

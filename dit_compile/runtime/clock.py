@@ -76,12 +76,13 @@ class Clock:
             new_generation, certain = self._is_new_generation(call, known, shape != self._shape, num_steps)
             if new_generation:
                 self._restart()
+                known = None
             self.step += 1
             self._seen, self._calls = {}, 0
             if call.time is not None:
                 self._observe(call.time)
         branch = self._branch(known, cfg)
-        self._remember(call, branch, shape)
+        self._remember(call, known, branch, shape)
         return Position(self.step, branch, new_generation, certain)
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
@@ -166,10 +167,11 @@ class Clock:
             return known
         return next(b for b in range(len(self._seen) + 1) if b not in self._seen)
 
-    def _remember(self, call: Call, branch: int, shape: object) -> None:
-        facts = self._branches.get(branch)
-        stable = facts is not None and bool(call.conditioning) and matches(facts.conditioning, call.conditioning)
-        self._branches[branch] = _Branch(fingerprint(call.conditioning), stable)
+    def _remember(self, call: Call, known: int | None, branch: int, shape: object) -> None:
+        if known == branch:
+            self._branches[branch].stable = bool(call.conditioning)
+        else:
+            self._branches[branch] = _Branch(fingerprint(call.conditioning))
         self._seen.setdefault(branch, set()).add(call.graph)
         self._moving = fingerprint(call.moving)
         self._timestep = TensorId(call.timestep) if call.timestep is not None else None

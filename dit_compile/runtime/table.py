@@ -75,7 +75,9 @@ class SideTable:
                 state = self._states.setdefault((owner, session), ModuleState())
         return state
 
-    def begin_generation(self, state: ModuleState, owner: Owner, module: str, session: str, config: CacheConfig) -> None:
+    def begin_generation(
+        self, state: ModuleState, owner: Owner, module: str, session: str, config: CacheConfig
+    ) -> None:
         """Ends the running generation of ``state``, frees its snapshots and opens the next."""
         self._end(state)
         state.slots.clear()

@@ -1,5 +1,7 @@
 """A few full paths through Inductor, whose C++ compiler takes its time."""
 
+import dataclasses
+
 import pytest
 import torch
 from tiny_models import TINY
@@ -11,9 +13,11 @@ pytestmark = pytest.mark.slow
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["flux", "wan"])
-def test_threshold_zero_equals_plain_inductor(name):
-    tiny = TINY[name]
+@pytest.mark.parametrize(
+    ("name", "depth"), [("flux", {"num_layers": 1, "num_single_layers": 2}), ("wan", {"num_layers": 3})]
+)
+def test_threshold_zero_equals_plain_inductor(name, depth):
+    tiny = dataclasses.replace(TINY[name], config={**TINY[name].config, **depth})
     model, inputs = tiny.build(), tiny.inputs(batch=2)
     expected = torch.compile(model, fullgraph=True)(**inputs)[0]
     torch._dynamo.reset()

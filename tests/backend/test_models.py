@@ -28,7 +28,9 @@ def test_one_frame_and_equal_to_eager(name, options):
 def test_third_resolution_does_not_recompile_and_is_right(name):
     tiny = TINY[name]
     model = tiny.build()
-    compiled = torch.compile(model, backend="dit_cache", options={"inner": "eager", "policy": "mask", "step_mask": "110"})
+    compiled = torch.compile(
+        model, backend="dit_cache", options={"inner": "eager", "policy": "mask", "step_mask": "110"}
+    )
     graphs = []
     for size in RESOLUTIONS[name]:
         inputs = resized(tiny, size)
@@ -69,6 +71,7 @@ def test_two_modules_of_one_class_share_code_but_never_state():
         compiled = torch.compile(model, backend="dit_cache", options=options)
         alone.append([compiled(**step)[0] for step in steps(tiny, 4)])
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     both = [torch.compile(model, backend="dit_cache", options=options) for model in models]
     for number, inputs in enumerate(steps(tiny, 4)):
         for compiled, expected in zip(both, alone, strict=True):
