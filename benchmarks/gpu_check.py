@@ -145,7 +145,7 @@ def step_ratios() -> tuple[Any, bool]:
 
 def demo() -> tuple[Any, bool]:
     """The bundled model, end to end: `dit_compile.demo.run`."""
-    result = importlib.import_module("dit_compile.demo").run()
+    result, _ = importlib.import_module("dit_compile.demo.run").run_demo(device=DEVICE)
     console.print(result)
     return result, True
 

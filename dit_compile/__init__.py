@@ -4,7 +4,8 @@
 
 needs no import of this package. Import it for statistics and control:
 
-    dit_compile.stats(), dit_compile.summary(), dit_compile.reset(), dit_compile.configure(...), dit_compile.session(...)
+    dit_compile.stats(), dit_compile.summary(), dit_compile.reset()
+    dit_compile.configure(...), dit_compile.session(...)
 """
 
 from typing import TYPE_CHECKING, Any

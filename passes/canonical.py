@@ -46,8 +46,8 @@ def canonical_form(nodes: Iterable[Node], *, exact: bool) -> tuple[Any, ...]:
             return self.name
 
     for place, node in enumerate(nodes):
-        args = map_arg(node.args, lambda n: Reference(refer(n)))
-        kwargs = map_arg(node.kwargs, lambda n: Reference(refer(n)))
+        args: Any = map_arg(node.args, lambda n: Reference(refer(n)))  # type: ignore[arg-type,return-value]
+        kwargs: Any = map_arg(node.kwargs, lambda n: Reference(refer(n)))  # type: ignore[arg-type,return-value]
         target = node.target if isinstance(node.target, str) else (getattr(node.target, "__module__", ""), node.target)
         form.append((node.op, target, _plain(args), _plain(dict(kwargs)), _value(node, exact)))
         number[node] = f"n{place}"

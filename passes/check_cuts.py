@@ -22,8 +22,8 @@ _INPLACE: set[Any] = {
     operator.iand, operator.ior, operator.ixor, operator.imatmul, operator.setitem,
 }  # fmt: skip
 _RANDOM = {
-    "rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial", "normal",
-    "poisson", "bernoulli_", "normal_", "uniform_", "exponential_", "random_", "cauchy_", "log_normal_", "geometric_",
+    "rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial",
+    "normal", "poisson", "bernoulli_", "normal_", "uniform_", "exponential_", "random_", "cauchy_", "log_normal_", "geometric_",
     "rrelu", "gumbel_softmax", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d",
     "dropout3d",
 }  # fmt: skip
@@ -63,9 +63,9 @@ def is_random(node: Node) -> bool:
     name = target_name(node)
     if name == "dropout":
         p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-        return bool(node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)) and p != 0
+        return bool(node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)) and bool(p != 0)
     if name == "scaled_dot_product_attention":
-        return node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0
+        return bool(node.kwargs.get("dropout_p", node.args[4] if len(node.args) > 4 else 0.0) != 0)
     return name in _RANDOM
 
 
@@ -105,8 +105,8 @@ def check_cuts(gm: GraphModule, piece_of: dict[Node, str], skippable: set[str]) 
             continue
         if is_random(node) and piece in skippable:
             raise Refusal(
-                f"{target_name(node)} in {_where(node)} draws random numbers, so skipping it would change the results of "
-                "everything after it. Call model.eval() (dropout is off then) or set the dropout probability to 0"
+                f"{target_name(node)} in {_where(node)} draws random numbers, so skipping it would change the results "
+                "of everything after it. Call model.eval() (dropout is off then) or set the dropout probability to 0"
             )
         for target in written(node):
             for alias in sharing.get(_storage(target) or -1, [target]):
@@ -114,8 +114,8 @@ def check_cuts(gm: GraphModule, piece_of: dict[Node, str], skippable: set[str]) 
                     outer = alias.op in ("placeholder", "get_attr")
                     if not outer or piece in skippable:
                         raise Refusal(
-                            f"{target_name(node)} in {_where(node)} writes into {alias.name}, which was made outside that "
-                            "block. Write `x = x + y` instead of `x += y` (out of place) across blocks"
+                            f"{target_name(node)} in {_where(node)} writes into {alias.name}, which was made outside "
+                            "that block. Write `x = x + y` instead of `x += y` (out of place) across blocks"
                         )
         _check_modes(node, piece, piece_of, modes)
     odd = [piece for piece, count in modes.items() if count % 2]

@@ -52,7 +52,7 @@ def placeholder_like(graph: Graph, node: Node) -> Node:
     """A placeholder in ``graph`` that carries the name, metadata and Dynamo source of ``node``."""
     new = graph.placeholder(node.name)
     new.meta = dict(node.meta)
-    new._dynamo_source = getattr(node, "_dynamo_source", None) if node.op == "placeholder" else None  # type: ignore[attr-defined]
+    new._dynamo_source = getattr(node, "_dynamo_source", None) if node.op == "placeholder" else None
     return new
 
 

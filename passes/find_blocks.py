@@ -62,7 +62,7 @@ def _block_keys(gm: GraphModule) -> dict[Node, tuple[tuple[str, ...], int, str]]
 
 
 def _runs_by_module(gm: GraphModule) -> list[Block]:
-    """One block per list element: its longest stretch of consecutive nodes (a stray call elsewhere is not the block)."""
+    """One block per list element: its longest stretch of consecutive nodes (a call elsewhere is not the block)."""
     keys = _block_keys(gm)
     stretches: list[tuple[tuple[tuple[str, ...], int, str], list[Node]]] = []
     between: list[Node] = []
@@ -129,8 +129,8 @@ def _predecessor(block: Block, reached: list[Node], main: list[Node], owner: dic
     """The block before ``block``: its neighbour in the same list if possible, else the only block that was reached.
 
     ``reached`` is where the whole stream comes from, ``main`` where its largest part does. Two lists that meet in one
-    stream (image and text refiners that are concatenated) do not precede: the chain starts where they have met. Nor does
-    what is no block, such as a projection of concatenated skips.
+    stream (image and text refiners that are concatenated) do not precede: the chain starts where they have met. Nor
+    does what is no block, such as a projection of concatenated skips.
     """
     candidates = list({owner[node].name: owner[node] for node in reached}.values())
     neighbour = next((run for run in candidates if _is_neighbour(run, block)), None)

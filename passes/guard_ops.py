@@ -1,7 +1,7 @@
 """The two operations that the passes insert.
 
-They stand in the top-level graph as ordinary calls and delegate to the ``step`` that the runtime hands in at every call,
-so the graph holds no state, no threshold and no decision of its own.
+They stand in the top-level graph as ordinary calls and delegate to the ``step`` that the runtime hands in at every
+call, so the graph holds no state, no threshold and no decision of its own.
 """
 
 from __future__ import annotations

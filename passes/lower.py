@@ -40,7 +40,7 @@ def compiler_options(mode: str | None, options: dict[str, Any]) -> dict[str, Any
         patches["triton.cudagraphs"] = False
         if torch.cuda.is_available():
             log.warning(
-                "mode=%r asks for CUDA graphs, which dit_cache does not capture yet: the pieces are compiled without them",
+                "mode=%r asks for CUDA graphs, which dit_cache does not capture: the pieces are compiled without",
                 mode,
             )
     return patches
@@ -71,9 +71,9 @@ def compile_graph(gm: GraphModule, inner: str, patches: dict[str, Any]) -> Calla
     from torch._dynamo.eval_frame import innermost_fn
     from torch._inductor.compile_fx import compile_fx
 
-    code = compile_fx(gm, examples, config_patches=patches or None)
+    code: Any = compile_fx(gm, examples, config_patches=patches or None)
     # compile_fx keeps Dynamo out of its code by a wrapper; Dynamo hands us calls with itself switched off already
-    return innermost_fn(code)  # type: ignore[no-any-return,arg-type]
+    return innermost_fn(code)
 
 
 def _only_views(gm: GraphModule) -> bool:

@@ -62,7 +62,7 @@ class Outliner:
                 env[node] = graph.call_function(operator.getitem, (result, i))
                 env[node].meta = dict(node.meta)
         output = next(node for node in reversed(segment.graph.nodes) if node.op == "output")
-        graph.output(tuple(env[node] for node in output.args[0]))  # type: ignore[union-attr,index]
+        graph.output(tuple(env[node] for node in output.args[0]))
         for node in reversed(list(graph.nodes)):
             if node.target is operator.getitem and not node.users:
                 graph.erase_node(node)

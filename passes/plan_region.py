@@ -97,8 +97,8 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
             hoisted |= _computation_of(node, place, start)
         elif not is_float_tensor(node):
             raise Refusal(
-                f"{node.name}, which {group[0].name} to {group[-1].name} compute and the rest of the graph reads, is no "
-                "floating point tensor and depends on the residual stream: it cannot be forecast"
+                f"{node.name}, which {group[0].name} to {group[-1].name} compute and the rest of the graph reads, is "
+                "no floating point tensor and depends on the residual stream: it cannot be forecast"
             )
         else:
             entry = [n for n in order[first:start] if n in streams and any(place[u] >= start for u in n.users)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch._logging._internal import trace_structured
 from torch.fx import GraphModule, Node
 
 from ..passes.facts import fake, is_static_input, numel_hint
@@ -56,7 +58,7 @@ class Dump:
     def _write(self, name: str, text: str) -> None:
         assert self._path is not None
         (self._path / name).write_text(text)
-        torch._logging.trace_structured(
+        trace_structured(
             "artifact",
             metadata_fn=lambda: {"name": f"dit_cache_{Path(name).stem}", "encoding": "string"},
             payload_fn=lambda: text,
@@ -82,8 +84,9 @@ def render_plan(plan: Plan) -> str:
     lines = []
     for region in plan.regions:
         first, last = region.blocks[region.front], region.blocks[-1 - region.back]
+        span = f"{first.name} to {last.name}, F{region.front} B{region.back}, skips {region.skipped} blocks"
         lines += [
-            f"{region.name}: {first.name} to {last.name}, F{region.front} B{region.back}, skips {region.skipped} blocks",
+            f"{region.name}: {span}",
             f"  probe   {_shape(region.probe_value)}"
             + (f" - {_shape(region.probe_entry)}" if region.probe_entry is not None else ""),
         ]
@@ -113,8 +116,8 @@ def render(top: GraphModule) -> str:
     names: dict[Node, str] = {}
     lines = []
 
-    def call(values: object) -> str:
-        nodes = [value for value in values if isinstance(value, Node)]  # type: ignore[attr-defined]
+    def call(values: Iterable[Any]) -> str:
+        nodes = [value for value in values if isinstance(value, Node)]
         weights = sum(is_static_input(node) for node in nodes)
         shown = [names.get(node, node.name) for node in nodes if not is_static_input(node)]
         return ", ".join([*shown, *([f"*weights[{weights}]"] if weights else [])])
@@ -133,9 +136,9 @@ def render(top: GraphModule) -> str:
             lines.append(f"{node.name} = guard(step, {region}, entry={entry_name}, value={value})")
         elif node.target is compute_or_forecast:
             decision, region, operands, bases = node.args
-            base_names = ", ".join(base.name if isinstance(base, Node) else "None" for base in bases)  # type: ignore[union-attr]
+            base_names = ", ".join(base.name if isinstance(base, Node) else "None" for base in bases)
             lines.append(
-                f"{results(node)} = compute_or_forecast({decision}, {region.target}, "  # type: ignore[union-attr]
+                f"{results(node)} = compute_or_forecast({decision}, {region.target}, "
                 f"[{call(operands)}], bases=[{base_names}])"
             )
         elif node.op == "output":

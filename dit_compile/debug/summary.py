@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def format_bytes(count: float) -> str:
 
 def print_summary(generations: Sequence[GenerationStats], console: Console | None = None) -> None:
     """Prints the newest generation of every module and session in ``generations``."""
-    console = console or Console(width=None)
+    console = console or Console()
     newest = {(stats.module, stats.session): stats for stats in generations}
     if not newest:
         console.print(
@@ -53,30 +54,30 @@ def print_summary(generations: Sequence[GenerationStats], console: Console | Non
 
 
 def _print_one(stats: GenerationStats, console: Console) -> None:
-    table = Table(title=f"{stats.module}, session {stats.session}", title_justify="left")
-    for heading in ("branch", "region", "steps", "reused", "reused at", "computed because", "diff min / median / max"):
-        table.add_column(heading, justify="right" if heading in ("branch", "region", "steps", "reused") else "left")
+    table = Table(title=f"{stats.module}, session {stats.session}", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("branch", "region", "steps", "reused"):
+        table.add_column(heading, justify="right")
+    for heading in ("reused at", "diff min / median / max"):
+        table.add_column(heading)
     for branch, region in sorted({(step.branch, step.region) for step in stats.steps}):
         steps = [step for step in stats.steps if (step.branch, step.region) == (branch, region)]
-        hits = [step for step in steps if step.action == "reuse"]
-        table.add_row(
-            str(branch), str(region), str(len(steps)), str(len(hits)), ranges([s.index for s in hits]), _why(steps),
-            _diffs(steps),
-        )  # fmt: skip
+        hits = [step.index for step in steps if step.action == "reuse"]
+        table.add_row(str(branch), str(region), str(len(steps)), str(len(hits)), ranges(hits), _diffs(steps))
     console.print(table)
-    saved = stats.seconds_saved()
-    console.print(
-        f"settings {stats.config.describe()}; holds {format_bytes(stats.bytes_held)}; "
-        f"about {saved:.3g} s saved; the host waited {stats.host_reads} times for a number; {stats.clock}"
-    )
+    lines = [
+        f"settings   {stats.config.describe()}",
+        f"computed   {_why(stats.steps)}",
+        f"saved      about {stats.seconds_saved():.3g} s; snapshots and probes hold {format_bytes(stats.bytes_held)}",
+        f"host       waited {stats.host_reads} times for a number; {stats.clock}",
+    ]
     hint = zero_hit_hint(stats)
-    if hint:
-        console.print(hint)
+    console.print("\n".join([*lines, *([f"hint       {hint}"] if hint else [])]), highlight=False, markup=False)
 
 
 def _why(steps: Sequence[StepStats]) -> str:
+    """``4 warmup (warm-up), 9 threshold (the probe changed too much)``."""
     counts = Counter(step.reason for step in steps if step.action == "compute")
-    return "\n".join(f"{count} {reason}: {REASONS.get(reason, reason)}" for reason, count in counts.most_common())
+    return ", ".join(f"{n} {code} ({REASONS.get(code, 'policy')})" for code, n in counts.most_common()) or "nothing"
 
 
 def _diffs(steps: Sequence[StepStats]) -> str:

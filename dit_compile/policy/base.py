@@ -34,9 +34,9 @@ class Policy:
     """Decides between computing and reusing a region.
 
     ``before`` sees no data. It returns a verdict, or None when it wants to know how much the probe has changed; only
-    then does the host wait for the device, and ``after`` gets that number. A policy whose ``before`` always answers sets
-    ``needs_probe = False``, so that no probe is measured or kept. Values come from the configuration at every call,
-    never from the constructor: they may change while a generation runs.
+    then does the host wait for the device, and ``after`` gets that number. A policy whose ``before`` always answers
+    sets ``needs_probe = False``, so that no probe is measured or kept. Values come from the configuration at every
+    call, never from the constructor: they may change while a generation runs.
 
     Verdicts to reuse are overruled by the runtime where there is nothing to reuse (``no_snapshot``), or where shapes
     (``shape_changed``) or the difference (``non_finite``) forbid it.

@@ -8,7 +8,7 @@ from .base import Policy, StepView, Verdict, register_policy
 
 @register_policy("dbcache")
 class DBCache(Policy):
-    """Dual block cache, the rule of cache-dit (https://github.com/vipshop/cache-dit) and ParaAttention's First Block Cache.
+    """Dual block cache: the rule of cache-dit (github.com/vipshop/cache-dit) and of First Block Cache (ParaAttention).
 
     With r the residual of the first F blocks and p the same at the last computed step, reuse when
 

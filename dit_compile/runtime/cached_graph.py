@@ -83,7 +83,7 @@ class CachedGraph:
             moving=[args[i] for i in places.moving],
             timestep=timestep,
             conditioning=[args[i] for i in places.conditioning],
-            time=_largest(timestep) if host else None,
+            time=_largest(timestep) if timestep is not None and host else None,
         )
         before = state.clock.step
         position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)

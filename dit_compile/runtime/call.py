@@ -126,8 +126,8 @@ class CallStep:
     def _warn_non_finite(self) -> None:
         if all(step.reason != "non_finite" for step in self._generation().steps):
             log.warning(
-                "dit_cache: the probe of step %d is NaN, infinite or all zero; this step and those like it are computed. "
-                "Check the latents and the weights: a cache that is off (DIT_CACHE_ENABLED=0) would give the same values",
+                "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check the latents "
+                "and the weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
                 self.index,
             )
 

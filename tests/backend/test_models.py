@@ -16,7 +16,7 @@ def test_one_frame_and_equal_to_eager(name, options):
     tiny = TINY[name]
     model, inputs = tiny.build(), tiny.inputs(batch=2)
     compiled = torch.compile(model, backend="dit_cache", fullgraph=True, options={"inner": "eager", **options})
-    for step in range(3):
+    for _ in range(3):
         inputs["timestep"] = inputs["timestep"] * 0.9
         torch.testing.assert_close(compiled(**inputs)[0], model(**inputs)[0], atol=1e-5, rtol=1e-5)
     assert torch._dynamo.utils.counters["graph_break"] == {}

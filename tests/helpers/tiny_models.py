@@ -1,7 +1,7 @@
 """Tiny diffusers transformers with random weights, as data: class name, config, inputs of one call.
 
-Every entry has at least three blocks per list. ``inputs`` are shapes (or index ranges) by argument name; ``latents`` and
-``prompt`` name the arguments that a denoising loop changes per step and per branch.
+Every entry has at least three blocks. ``shapes`` are those of the inputs without the batch, ``unbatched`` those that have
+none, ``constants`` anything else (called with the batch size where it is callable).
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from typing import Any
 
 import torch
 
-RANDOM_INDEX = "index"
-
 
 @dataclass(frozen=True)
 class Tiny:
     cls: str
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]  # without the batch dimension
-    latents: str = "hidden_states"
-    prompt: str = "encoder_hidden_states"
     unbatched: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     blocks: int = 0
@@ -58,7 +54,8 @@ WAN = Tiny(
     cls="WanTransformer3DModel",
     config=dict(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=256, ffn_dim=32, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+        freq_dim=256, ffn_dim=32, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
     ),
     shapes=dict(hidden_states=(4, 2, 8, 8), encoder_hidden_states=(6, 16)),
     blocks=4,

@@ -1,5 +1,7 @@
 """The chain is what one residual stream runs through, whatever the modules are called."""
 
+import itertools
+
 import pytest
 import torch
 from tiny_models import TINY
@@ -33,7 +35,7 @@ def test_blocks_are_in_execution_order_and_disjoint(capture):
     chain = find_blocks(gm)
     order = {node: i for i, node in enumerate(gm.graph.nodes)}
     spans = [(order[block.nodes[0]], order[block.nodes[-1]]) for block in chain]
-    assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
     controls = {node for node in gm.graph.nodes if node.op == "placeholder" and "control" in node.name}
     glue = [user for node in gm.graph.nodes for user in node.users if controls & set(node.all_input_nodes)]
     assert len(glue) >= 6
