@@ -20,6 +20,7 @@ from .config import CacheConfig, environment_layer, parse_layer, resolve, split_
 from .debug.dump import Dump
 from .debug.messages import chain_name, forget_warnings, say_compiled, warn_once
 from .forecast import FORECASTERS
+from .passes.check_peers import check_peers
 from .passes.extract import duplicate
 from .passes.find_blocks import find_blocks
 from .passes.insert_guard import insert_guard
@@ -72,6 +73,7 @@ def _cached(
     dump.before(gm)
     try:
         _refuse_training(example_inputs)
+        check_peers(gm)
         graph = normalize(duplicate(gm))
         chain = find_blocks(graph)
         dump.blocks(chain)

@@ -81,7 +81,8 @@ class ClockInputs:
     """Graph inputs that tell steps and branches apart at run time.
 
     ``owner`` are a few parameters of the model (whose model is this?), ``moving`` the inputs that change at every step
-    (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a generation.
+    (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a
+    generation.
     """
 
     owner: tuple[Node, ...]

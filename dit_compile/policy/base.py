@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ class Verdict:
     reason: str
 
 
-class Policy:
+class Policy(ABC):
     """Decides between computing and reusing a region.
 
     ``before`` sees no data. It returns a verdict, or None when it wants to know how much the probe has changed; only
@@ -44,12 +45,13 @@ class Policy:
 
     needs_probe: ClassVar[bool] = True
 
+    @abstractmethod
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
-        raise NotImplementedError(f"{type(self).__name__}.before")
+        """The verdict without looking at data, or None."""
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
         """``diff`` is finite: mean|probe - last computed probe| / mean|last computed probe|."""
-        raise NotImplementedError(f"{type(self).__name__}.after")
+        raise TypeError(f"{type(self).__name__}.before asked for the difference (it returned None), but has no after()")
 
 
 POLICIES: Registry[Policy] = Registry("policy")

@@ -126,8 +126,8 @@ class CallStep:
     def _warn_non_finite(self) -> None:
         if all(step.reason != "non_finite" for step in self._generation().steps):
             log.warning(
-                "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check the latents "
-                "and the weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
+                "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check latents "
+                "and weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
                 self.index,
             )
 

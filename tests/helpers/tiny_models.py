@@ -1,7 +1,7 @@
 """Tiny diffusers transformers with random weights, as data: class name, config, inputs of one call.
 
-Every entry has at least three blocks. ``shapes`` are those of the inputs without the batch, ``unbatched`` those that have
-none, ``constants`` anything else (called with the batch size where it is callable).
+Every entry has at least three blocks. ``shapes`` are those of the inputs without the batch, ``unbatched`` those that
+have none, ``constants`` anything else (called with the batch size where it is callable).
 """
 
 from __future__ import annotations

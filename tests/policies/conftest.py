@@ -1,4 +1,4 @@
-"""Every test begins and ends without compiled code, state, settings, plug-ins or remembered warnings."""
+"""Every test begins and ends without compiled code, state, settings or remembered plug-ins."""
 
 import pytest
 import torch

@@ -183,5 +183,5 @@ def test_a_name_cannot_be_taken_twice():
 
 
 def test_a_policy_that_asks_for_the_number_must_judge_it():
-    with pytest.raises(NotImplementedError, match="Policy.after"):
+    with pytest.raises(NotImplementedError, match=r"Policy\.after"):
         Policy().after(StepView(0, 0, 0), CacheConfig(), 0.1)
