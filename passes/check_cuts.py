@@ -24,8 +24,8 @@ _INPLACE: set[Any] = {
 _RANDOM = {
     "rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "multinomial",
     "normal", "poisson", "bernoulli_", "normal_", "uniform_", "exponential_", "random_", "cauchy_", "log_normal_",
-    "geometric_", "rrelu", "gumbel_softmax", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d",
-    "dropout3d",
+    "geometric_", "rrelu", "gumbel_softmax", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d",
+    "dropout2d", "dropout3d",
 }  # fmt: skip
 
 

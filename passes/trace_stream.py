@@ -1,8 +1,9 @@
 """Follows a residual stream backwards through a graph.
 
 A transformer block computes ``x_out = x + f(x)``. Walking back from ``x_out`` along the ``x`` operand, through
-additions and through operations that only move or cast data, leads to ``x``: the same stream before the block. Two streams
-of equal shape never meet on such a walk unless they are concatenated; slices of a concatenation are resolved by offset.
+additions and through operations that only move or cast data, leads to ``x``: the same stream before the block. Two
+streams of equal shape never meet on such a walk unless they are concatenated; slices of a concatenation are resolved by
+offset.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The clock places calls by what pipelines happen to do with latents, timesteps and prompts; nothing is required."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -264,16 +265,6 @@ def test_latents_updated_in_place_under_inference_mode():
     assert pipe.places == one_generation(2, 4)
 
 
-def test_prompts_changed_in_place_are_other_prompts():
-    pipe, prompt = Pipeline(), torch.zeros(1)
-    x = latents()
-    for time in FALLING[:2]:
-        pipe.call(x, stamp(time), prompt)
-        pipe.call(x, stamp(time), prompt.add_(1.0))
-        x = latents()
-    assert pipe.places == one_generation(2, 2)
-
-
 def test_graphs_of_one_module_share_a_step():
     """After a graph break each call of the model is two calls here."""
     pipe, prompts = Pipeline(), [torch.zeros(1), torch.zeros(1)]
@@ -296,8 +287,6 @@ def test_no_timestep_at_all():
 
 
 def test_nothing_of_the_caller_is_kept_alive():
-    import weakref
-
     clock, x, prompt = Clock(), latents(), torch.zeros(1)
     clock.tick(Call(0, [x], None, [prompt], None), cfg="auto", num_steps=None)
     refs = [weakref.ref(x), weakref.ref(prompt)]
@@ -361,8 +350,8 @@ def schedules(draw):
     branches = draw(st.integers(1, 3))
     result = []
     for _ in range(draw(st.integers(1, 4))):
-        # where generations may start anywhere, only a jump back shows, and a run of one step shows no direction
-        length = draw(st.integers(3 if starts_vary else 1, 6))
+        # where generations may start anywhere, only a jump back shows: the start lies before the end of the one before
+        length = draw(st.integers(4 if starts_vary else 1, 6))
         start = draw(st.integers(0, 2)) if starts_vary else 0
         times = [sign * 10.0 * i for i in range(start, start + length)]
         if heun:
