@@ -21,7 +21,7 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     """Sorts the activations among the inputs of ``graph`` by the part they play in a denoising loop.
 
     ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
-    (the latents). The timestep is the small input that feeds a sinusoidal embedding; an argument called so wins over
+    (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small input that feeds a sinusoidal embedding; an argument called so wins over
     one that only looks so, because guidance scales are embedded in the same way. All other tensors are conditioning.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -69,5 +69,9 @@ def _sources(values: Iterable[Node]) -> set[Node]:
         node = todo.pop()
         if node not in found:
             found.add(node)
-            todo.extend(node.all_input_nodes)
+            parts = node.all_input_nodes
+            if node.target in (torch.cat, torch.concat, torch.concatenate):
+                largest = max(map(numel_hint, parts))
+                parts = [part for part in parts if numel_hint(part) == largest]
+            todo.extend(parts)
     return found

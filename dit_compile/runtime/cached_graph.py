@@ -50,7 +50,6 @@ class CachedGraph:
         self._name = name
         self._table = table
         self._overrides = overrides
-        self._resolved: tuple[Mapping[str, Any], Mapping[str, Any], CacheConfig] | None = None
 
     def __call__(self, *args: Any) -> Any:
         session = current_session(self._table.end_session)
@@ -64,12 +63,10 @@ class CachedGraph:
     def config(self, session: Session) -> CacheConfig:
         """The settings in force for ``session``."""
         overrides = self._overrides()
-        cached = self._resolved
-        if cached is not None and cached[0] is overrides and cached[1] is session.overrides:
-            return cached[2]
-        config = resolve(*self._layers, overrides, session.overrides)
-        self._resolved = (overrides, session.overrides, config)
-        return config
+        known = session.configs.get(self.number)
+        if known is None or known[0] is not overrides:
+            known = session.configs[self.number] = (overrides, resolve(*self._layers, overrides, session.overrides))
+        return known[1]
 
     def _begin(self, args: Sequence[Any], owner: Owner, session: Session) -> CallStep:
         config = self.config(session)

@@ -69,7 +69,7 @@ class CallStep:
         if not self.config.enabled:
             return RegionCall(self, region, None, None, Verdict(False, "disabled"), None)
         slots = self._slots(region)
-        key = layout(value)
+        key = (*layout(value), self.position.shapes)
         reshaped = slots.key is not None and slots.key != key
         if reshaped:
             slots.clear()

@@ -15,6 +15,9 @@ from torch import Tensor
 from .identity import Fingerprint, TensorId, fingerprint, matches
 
 
+MAX_BRANCHES = 4  # calls of one step that are recognised without being announced by ``cfg``
+
+
 @dataclass(frozen=True)
 class Call:
     """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device."""
@@ -28,12 +31,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a call stands. ``certain`` is False when only the timestep, not yet read, can exclude a new generation."""
+    """Where a call stands.
+
+    ``certain`` is False when only the timestep, not yet read, can exclude a new generation. ``shapes`` are those of the
+    conditioning: a branch whose prompt changes its length cannot go on with its snapshots.
+    """
 
     step: int
     branch: int
     new_generation: bool
     certain: bool
+    shapes: tuple[object, ...] = ()
 
 
 @dataclass
@@ -83,7 +91,8 @@ class Clock:
                 self._observe(call.time)
         branch = self._branch(known, cfg)
         self._remember(call, known, branch, shape)
-        return Position(self.step, branch, new_generation, certain)
+        shapes = tuple(tensor.shape for tensor in call.conditioning)
+        return Position(self.step, branch, new_generation, certain, shapes)
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -111,6 +120,9 @@ class Clock:
             return False
         if known is not None and call.graph in self._seen.get(known, ()):
             return False  # the same prompt again: the next step
+        if len(self._seen) >= MAX_BRANCHES:
+            self._trust_latents = False  # what was taken for the latents does not change from step to step
+            return False
         if self._trust_latents and self._moving and matches(self._moving, call.moving):
             return True
         if self._timestep is not None and call.timestep is not None and self._timestep.is_same(call.timestep):

@@ -16,13 +16,14 @@ class HostRead:
     def __init__(self, *tensors: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
         self._values: list[float] | None = None
-        if tensors[0].device.type == "cuda":
+        device = tensors[0].device
+        if device.type == "cuda":
             sizes = [tensor.numel() for tensor in tensors]
             self._buffer = torch.empty(sum(sizes), dtype=torch.float32, pin_memory=True)
             for part, tensor in zip(self._buffer.split(sizes), tensors, strict=True):
                 part.copy_(tensor.reshape(-1), non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(device))  # of that device, which need not be the current one
         else:
             self._values = [float(x) for tensor in tensors for x in tensor.reshape(-1).tolist()]
 

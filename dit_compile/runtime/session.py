@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from ..config import CacheConfig
+
 _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("dit_cache_session", default=None)
 
 
@@ -26,6 +28,9 @@ class Session:
         self.overrides = dict(overrides)
         self._keep = keep
         self._on_close = on_close
+        self.configs: dict[
+            int, tuple[object, CacheConfig]
+        ] = {}  # graph -> (process-wide settings, what they resolve to)
         self._tokens: list[contextvars.Token[Session | None]] = []
 
     def __enter__(self) -> Session:

@@ -16,13 +16,14 @@ class Stopwatch:
         if self._cuda:
             self._begin = torch.cuda.Event(enable_timing=True)
             self._end = torch.cuda.Event(enable_timing=True)
-            self._begin.record()
+            self._stream = torch.cuda.current_stream(device)
+            self._begin.record(self._stream)
         else:
             self._started = time.perf_counter()
 
     def stop(self) -> Stopwatch:
         if self._cuda:
-            self._end.record()
+            self._end.record(self._stream)
         else:
             self._seconds = time.perf_counter() - self._started
         return self

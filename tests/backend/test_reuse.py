@@ -128,3 +128,25 @@ def test_a_region_that_is_never_reused_computes_bitwise_what_eager_does():
         t = torch.full((2,), 900.0 - 100 * step)
         assert torch.equal(compiled(latents(seed=step), t), model(latents(seed=step), t))
     assert dit_compile.stats(model)[-1].reused == 0
+
+
+@torch.no_grad()
+def test_a_prompt_of_another_length_is_not_forecast_from_the_old_one():
+    """Text and image meet in one stream: with a longer prompt the old snapshot has the wrong size."""
+
+    class Joint(Toy):
+        def forward(self, x, t, prompt):
+            h, temb = self.front(torch.cat([x, prompt], dim=1), t)
+            return self.tail(self.region(h, temb), temb)[:, : x.shape[1]]
+
+    model, x = build(Joint), latents()
+    compiled = torch.compile(
+        model, backend="dit_cache", options={"inner": "eager", **REUSE, "step_mask": "1000"}, dynamic=True
+    )
+    short, long = latents(tokens=3, seed=4), latents(tokens=7, seed=5)
+    for step, prompt in enumerate([short, short, long, long]):
+        out = compiled(x + step, T0 - step, prompt)
+        assert out.shape == x.shape
+    steps = dit_compile.stats(model)[-1].steps
+    assert [s.action for s in steps] == ["compute", "reuse", "compute", "reuse"]
+    assert steps[2].reason == "shape_changed"

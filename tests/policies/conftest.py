@@ -1,21 +1,3 @@
-"""Every test begins and ends without compiled code, state, settings or remembered plug-ins."""
+"""Every test begins and ends without compiled code, state, settings, plug-ins or remembered warnings."""
 
-import pytest
-import torch
-
-import dit_compile
-from dit_compile.api import process_overrides
-from dit_compile.forecast import FORECASTERS
-from dit_compile.policy import POLICIES
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    dit_compile.reset()
-    for registry in (POLICIES, FORECASTERS):  # what a test registers is forgotten with it
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    yield
-    dit_compile.reset()
-    dit_compile.configure(**dict.fromkeys(process_overrides()))
+from fresh import clean  # noqa: F401 - an autouse fixture
