@@ -21,8 +21,9 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     """Sorts the activations among the inputs of ``graph`` by the part they play in a denoising loop.
 
     ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
-    (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small input that feeds a sinusoidal embedding; an argument called so wins over
-    one that only looks so, because guidance scales are embedded in the same way. All other tensors are conditioning.
+    (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small
+    input that feeds a sinusoidal embedding; an argument called so wins over one that only looks so, because guidance
+    scales are embedded in the same way. All other tensors are conditioning.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]

@@ -36,7 +36,7 @@ def find_blocks(gm: GraphModule) -> tuple[Block, ...]:
     if len(chain) < MIN_BLOCKS:
         found = ", ".join(sorted({run.container for run in runs})) or "none"
         raise Refusal(
-            f"no chain of at least {MIN_BLOCKS} repeated blocks was found in this graph of {len(gm.graph.nodes)} nodes "
+            f"no chain of at least {MIN_BLOCKS} repeated blocks was found "
             f"(lists of modules seen: {found}). Compile the whole transformer, not a single block, and remove graph "
             "breaks between its blocks (TORCH_LOGS=graph_breaks shows them)"
         )

@@ -119,6 +119,7 @@ class CallStep:
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
+            slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
             self._warn_non_finite()
             return Verdict(False, "non_finite")
         return self.policy.after(self._view(slots), self.config, diff)

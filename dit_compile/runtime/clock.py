@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .identity import Fingerprint, TensorId, fingerprint, matches
 
-
 MAX_BRANCHES = 4  # calls of one step that are recognised without being announced by ``cfg``
 
 

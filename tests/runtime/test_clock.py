@@ -407,8 +407,7 @@ def test_random_generations_with_late_timesteps_end_up_segmented_exactly(schedul
                 for place in placed[number:]:
                     place[0], place[1] = place[0] + 1, place[1] - start
 
-    generations = 0
-    for plan in schedule:
+    for generation, plan in enumerate(schedule):
         if new_prompts:
             prompts = [torch.zeros(1) for _ in range(3)]
         for step, (time, running) in enumerate(plan):
@@ -420,7 +419,6 @@ def test_random_generations_with_late_timesteps_end_up_segmented_exactly(schedul
                 current = placed[-1][0] if placed else -1
                 placed.append([current + position.new_generation, position.step, position.branch])
                 pending.append((len(placed) - 1, position.step == before and not position.new_generation, time))
-                expected.append([generations, step, branch])
-        generations += 1
+                expected.append([generation, step, branch])
     harvest(0)
     assert placed == expected
