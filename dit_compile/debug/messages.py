@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 
 from ..config import CacheConfig
 from ..forecast import FORECASTERS
@@ -55,8 +56,9 @@ def say_compiled(plan: Plan, config: CacheConfig) -> None:
 
 def warn_once(message: str) -> None:
     """A warning, but not twice the same: several graphs of one model often have the same reason."""
-    if message not in _said:
-        _said.add(message)
+    reason = re.sub(r"\d+", "#", message)  # graphs of one model differ in their counts of nodes
+    if reason not in _said:
+        _said.add(reason)
         log.warning("dit_cache: %s", message)
 
 

@@ -27,8 +27,8 @@ def psnr(reference: Pictures, pictures: Pictures) -> tuple[float, ...]:
 class Drawing:
     """All prompts, drawn one by one in one way.
 
-    ``pictures`` is (N, 32, 32, 3) in [-1, 1], ``seconds`` the time of each, ``psnr`` its distance in dB to the same
-    picture drawn with every step computed (empty for that reference itself).
+    ``pictures`` is (N, 32, 32, 3) in [-1, 1], ``seconds`` the time of each (of several rounds, if there were), ``psnr``
+    its distance in dB to the same picture drawn with every step computed (empty for that reference itself).
     """
 
     steps: int
@@ -38,7 +38,7 @@ class Drawing:
 
     @property
     def median_seconds(self) -> float:
-        """Seconds per picture, median over the prompts."""
+        """Seconds per picture, median over prompts and rounds."""
         return median(self.seconds)
 
     @property

@@ -87,10 +87,14 @@ class CachedGraph:
         if position.new_generation or state.generation is None:
             self._begin_generation(state, owner, session, config)
             state.pending.clear()
+        elif position.new_prompt:
+            for key in [key for key in state.slots if key[0] == self.number and key[2] == position.branch]:
+                state.slots[key].clear()  # never forecast one prompt from the snapshots of another
         time = None
         if isinstance(timestep, Tensor) and not host:
             time = HostRead(timestep.max() if timestep.numel() > 1 else timestep)
-            state.pending.append(PendingTime(position.step, position.step == before, time))
+            branch_call = position.step == before and not position.new_generation
+            state.pending.append(PendingTime(position.step, branch_call, position.certain, time))
 
         def late_time() -> None:
             self._harvest(state, owner, session, config, wait=True)

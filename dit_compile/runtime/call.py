@@ -74,16 +74,19 @@ class CallStep:
         if reshaped:
             slots.clear()
         slots.key = key
-        verdict = self._verdict_without_data(slots, reshaped)
+        verdict = self._verdict_without_data(region, reshaped)
         residual, diff = None, None
         if verdict is None:
+            step = self.index
             residual, sums = probe(value, entry, slots.probe)
             diff = self._read(sums)
-            slots = self._slots(region)  # a timestep that came along may have begun a new generation
-            verdict = self._verdict(slots, diff)
-            slots.key = key
+            if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
+                verdict = self._verdict_without_data(region, False)
+            verdict = verdict or self._verdict(self._slots(region), diff)
         elif not verdict.reuse and self.policy.needs_probe:
             residual, _ = probe(value, entry, None)
+        slots = self._slots(region)
+        slots.key = key
         return RegionCall(self, region, slots, residual, verdict, diff)
 
     def _slots(self, region: int) -> Slots:
@@ -92,21 +95,21 @@ class CallStep:
     def _view(self, slots: Slots) -> StepView:
         return StepView(self.index, slots.cached, slots.run)
 
-    def _verdict_without_data(self, slots: Slots, reshaped: bool) -> Verdict | None:
+    def _verdict_without_data(self, region: int, reshaped: bool) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
+        slots = self._slots(region)
         if not slots.ring:
             return Verdict(False, "shape_changed" if reshaped else "no_snapshot")
         verdict = self.policy.before(self._view(slots), self.config)
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
-        if verdict.reuse and not self.position.certain and self._time is not None:
-            self._generation().host_reads += not self._time.ready()
+        if verdict.reuse and any(not pending.certain for pending in self.state.pending):
+            step = self.index
+            self._generation().host_reads += not all(pending.read.ready() for pending in self.state.pending)
             self._late_time()
-            return verdict if self._slots_alive(slots) else Verdict(False, "no_snapshot")
+            if self.index != step:
+                return self._verdict_without_data(region, False)
         return verdict
-
-    def _slots_alive(self, slots: Slots) -> bool:
-        return any(slots is known for known in self.state.slots.values()) and bool(slots.ring)
 
     def _read(self, sums: Tensor) -> float:
         changed, before = HostRead(sums).values()

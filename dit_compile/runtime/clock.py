@@ -41,6 +41,7 @@ class Position:
     new_generation: bool
     certain: bool
     shapes: tuple[object, ...] = ()
+    new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
 
 
 @dataclass
@@ -88,10 +89,12 @@ class Clock:
             self._seen, self._calls = {}, 0
             if call.time is not None:
                 self._observe(call.time)
-        branch = self._branch(known, cfg)
+        branch = self._branch(known, cfg, call.graph)
+        holder = self._branches.get(branch)
+        new_prompt = holder is not None and holder.stable and known != branch and bool(call.conditioning)
         self._remember(call, known, branch, shape)
         shapes = tuple(tensor.shape for tensor in call.conditioning)
-        return Position(self.step, branch, new_generation, certain, shapes)
+        return Position(self.step, branch, new_generation, certain, shapes, new_prompt)
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -120,14 +123,16 @@ class Clock:
         if known is not None and call.graph in self._seen.get(known, ()):
             return False  # the same prompt again: the next step
         if len(self._seen) >= MAX_BRANCHES:
-            self._trust_latents = False  # what was taken for the latents does not change from step to step
+            if matches(self._moving, call.moving):
+                self._trust_latents = False  # what was taken for the latents does not change from step to step
             return False
         if self._trust_latents and self._moving and matches(self._moving, call.moving):
             return True
         if self._timestep is not None and call.timestep is not None and self._timestep.is_same(call.timestep):
             return True
         if known is not None:
-            return True  # the prompt of a branch that this step has not had yet
+            # the prompt of a branch that this step has not had yet; branches are called in the order of their numbers
+            return call.time is not None or known >= max(self._seen)
         return bool(same_time and call.conditioning)
 
     def _is_new_generation(
@@ -169,12 +174,12 @@ class Clock:
         self._times = _Times()
         self._branches.clear()
 
-    def _branch(self, known: int | None, cfg: str | int) -> int:
+    def _branch(self, known: int | None, cfg: str | int, graph: int) -> int:
         if isinstance(cfg, int):
             return self._calls
         if cfg == "none":
             return 0
-        if known is not None and known not in self._seen:
+        if known is not None and graph not in self._seen.get(known, ()):
             return known
         return next(b for b in range(len(self._seen) + 1) if b not in self._seen)
 

@@ -28,6 +28,7 @@ class PendingTime:
 
     step: int
     branch_call: bool
+    certain: bool  # False: only this timestep can tell whether the call began a generation
     read: HostRead
 
 
