@@ -23,7 +23,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
     (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small
     input that feeds a sinusoidal embedding; an argument called so wins over one that only looks so, because guidance
-    scales are embedded in the same way. All other tensors are conditioning.
+    scales are embedded in the same way. Of the other tensors those with at least two dimensions (embeddings, position
+    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]
@@ -32,7 +33,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     timestep = _timestep(active)
     sources = _sources([main_stream] if main_stream is not None else [])
     moving = tuple(node for node in active if node in sources and node is not timestep)
-    conditioning = tuple(node for node in active if node is not timestep and node not in moving)
+    rest = [node for node in active if node is not timestep and node not in moving]
+    conditioning = tuple([node for node in rest if fake(node).ndim >= 2] or rest)
     return ClockInputs(owner, moving, timestep, conditioning)
 
 

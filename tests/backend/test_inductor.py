@@ -21,14 +21,18 @@ def test_threshold_zero_equals_plain_inductor(name, depth):
     model, inputs = tiny.build(), tiny.inputs(batch=2)
     expected = torch.compile(model, fullgraph=True)(**inputs)[0]
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="dit_cache", fullgraph=True, options={"residual_diff_threshold": 0})
+    compiled = torch.compile(
+        model, backend="dit_cache", fullgraph=True, options={"residual_diff_threshold": 0, "size_asserts": True}
+    )
     torch.testing.assert_close(compiled(**inputs)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_reused_steps_and_a_new_resolution():
     model = build(Toy)
-    compiled = torch.compile(model, backend="dit_cache", options={"policy": "mask", "step_mask": "110"}, dynamic=True)
+    compiled = torch.compile(
+        model, backend="dit_cache", options={"policy": "mask", "step_mask": "110", "size_asserts": True}, dynamic=True
+    )
     for tokens in (5, 9):
         for step in range(3):
             x, t = latents(tokens=tokens, seed=step), torch.full((2,), 900.0 - step)
@@ -56,4 +60,4 @@ def test_mode_and_options_reach_inductor():
         patch.setattr(module, "compile_fx", spy)
         compiled = torch.compile(model, backend="dit_cache", options={"max_autotune": False, "epilogue_fusion": False})
         torch.testing.assert_close(compiled(x, t), model(x, t), atol=1e-5, rtol=1e-5)
-    assert seen == {"max_autotune": False, "epilogue_fusion": False}
+    assert seen == {"max_autotune": False, "epilogue_fusion": False, "size_asserts": False}

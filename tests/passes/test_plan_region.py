@@ -134,3 +134,18 @@ def test_timestep_is_recognised(name, capture):
     clock = plan_of(capture(tiny.build(), **tiny.inputs())).clock_inputs
     assert "timestep" in clock.timestep.name
     assert all("hidden_states" in node.name and "encoder" not in node.name for node in clock.moving)
+
+
+def test_scalars_that_a_loop_makes_anew_are_no_conditioning(capture):
+    """A guidance scale of a new identity at every call would make every call look like another branch."""
+
+    class Guided(Toy):
+        def forward(self, x, t, prompt, guidance):
+            h, temb = self.front(x, t)
+            return self.tail(self.region(h + prompt.mean(1, keepdim=True) * guidance[:, None, None], temb), temb)
+
+    gm = capture(build(Guided), *INPUTS, latents(tokens=3), torch.full((2,), 3.5))
+    clock = plan_of(gm).clock_inputs
+    assert [node.name for node in clock.conditioning] == ["l_prompt_"]
+    assert [node.name for node in clock.moving] == ["l_x_"]
+    assert clock.timestep.name == "l_t_"
