@@ -154,7 +154,7 @@ def demo() -> tuple[Any, bool]:
 
     result, _ = run_demo(device=DEVICE)
     console.print(demo_table(result))
-    return result.as_data(), result.reuse.median_reused > 0 and result.cached.median_psnr > 40
+    return result.as_data(), result.reuse.reused > 0 and result.cached.median_psnr > 40
 
 
 def sweep() -> tuple[Any, bool]:

@@ -75,7 +75,7 @@ def _rows(result: DemoResult) -> list[_Row]:
             "with dit_cache",
             (
                 f"{format_seconds(cached.median_seconds)} per image, {format_speedup(result.speedup)}",
-                f"{result.reuse.median_reused:g} of {cached.steps} steps reused",
+                f"{result.reuse.reused:g} of {cached.steps} steps reused",
                 f"PSNR {format_psnr(cached.median_psnr)}",
             ),
             to_uint8(cached.pictures),

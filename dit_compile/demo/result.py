@@ -25,10 +25,10 @@ def psnr(reference: Pictures, pictures: Pictures) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """All prompts, drawn one by one in one way.
+    """All prompts, drawn as one batch in one way.
 
-    ``pictures`` is (N, 32, 32, 3) in [-1, 1], ``seconds`` the time of each (of several rounds, if there were), ``psnr``
-    its distance in dB to the same picture drawn with every step computed (empty for that reference itself).
+    ``pictures`` is (N, 32, 32, 3) in [-1, 1], ``seconds`` the time per picture in each round, ``psnr`` the distance of
+    each picture in dB to the same one drawn with every step computed (empty for that reference itself).
     """
 
     steps: int
@@ -38,7 +38,7 @@ class Drawing:
 
     @property
     def median_seconds(self) -> float:
-        """Seconds per picture, median over prompts and rounds."""
+        """Seconds per picture, median over the rounds."""
         return median(self.seconds)
 
     @property
@@ -59,32 +59,24 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What the cache did: one number per prompt, counted in denoising steps (guidance branches averaged)."""
+    """What the cache did in one generation, counted in denoising steps (guidance branches averaged).
 
-    reused: tuple[float, ...]
-    cost: tuple[float, ...]
+    ``reused`` steps were not computed in full. ``cost`` counts the blocks that ran in units of one full step: a reused
+    step still costs its front and back blocks.
+    """
+
+    reused: float
+    cost: float
     bytes_held: int
-    host_reads: tuple[int, ...]
-
-    @property
-    def median_reused(self) -> float:
-        """Steps of a generation that were not computed in full."""
-        return median(self.reused)
-
-    @property
-    def median_cost(self) -> float:
-        """Blocks run, in units of one full step; a reused step still costs its front and back blocks."""
-        return median(self.cost)
+    host_reads: int
 
     def as_data(self) -> dict[str, Any]:
         """JSON-able form."""
         return {
-            "steps_reused": list(self.reused),
-            "median_steps_reused": self.median_reused,
-            "cost_in_full_steps": list(self.cost),
-            "median_cost_in_full_steps": self.median_cost,
+            "steps_reused": self.reused,
+            "cost_in_full_steps": self.cost,
             "bytes_held": self.bytes_held,
-            "host_reads": list(self.host_reads),
+            "host_reads": self.host_reads,
         }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,34 +24,35 @@ if TYPE_CHECKING:
 
     from dit_compile.runtime.stats import GenerationStats
 
-ROUNDS = 3  # how often every picture is drawn and timed
+ROUNDS = 5  # how often the batch of pictures is drawn and timed
 DEFAULT_PROMPTS = ("fox", "panda on pink", "alarm clock on green", "earth on black", "hamburger")
 
 
 @dataclass
 class _Artist:
-    """One pipeline whose transformer is compiled; draws prompt after prompt and keeps pictures and times."""
+    """One pipeline whose transformer is compiled; draws all prompts as one batch and keeps pictures and times."""
 
     pipe: FluxPipeline
     guidance: float
     pictures: list[Pictures] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def draw(self, prompt: str, seed: int, steps: int, *, again: bool = False) -> None:
-        """One timed picture; the clock stops when its tokens are on the host. ``again``: only its time is kept."""
+    def draw(self, prompts: Sequence[str], seed: int, steps: int) -> None:
+        """One timed batch; the clock stops when its tokens are on the host. Pictures of a first batch are kept."""
         start = time.perf_counter()
-        tokens = generate(self.pipe, [prompt], [seed], steps, self.guidance).cpu()
-        self.seconds.append(time.perf_counter() - start)
-        if not again:
+        tokens = generate(self.pipe, prompts, [seed] * len(prompts), steps, self.guidance).cpu()
+        self.seconds.append((time.perf_counter() - start) / len(prompts))
+        if not self.pictures:
             self.pictures.append(codec.decode_float(tokens))
 
-    def compile(self, prompt: str, steps: int) -> Compile:
-        """Draw one picture, so that nothing later happens for the first time; time its first step, which compiles."""
+    def compile(self, prompts: Sequence[str], steps: int) -> Compile:
+        """Draw one batch, so that nothing later happens for the first time; time its first step, which compiles."""
         counters = torch._dynamo.utils.counters["inductor"]
         hits = counters["fxgraph_cache_hit"]
         ends: list[float] = []
         start = time.perf_counter()
-        generate(self.pipe, [prompt], [0], steps, self.guidance, on_step=lambda _: ends.append(time.perf_counter()))
+        seeds = [0] * len(prompts)
+        generate(self.pipe, prompts, seeds, steps, self.guidance, on_step=lambda _: ends.append(time.perf_counter()))
         return Compile(ends[0] - start, from_disk=counters["fxgraph_cache_hit"] > hits)
 
     def finish(self, steps: int, reference: Drawing | None = None) -> Drawing:
@@ -100,20 +100,20 @@ def run_demo(
         cached.pipe.transformer = torch.compile(transformer, backend="dit_cache", options=options)
 
         with bars.phase("compile, plain"):
-            compile_plain = plain.compile(prompts[0], steps)
+            compile_plain = plain.compile(prompts, steps)
         with bars.phase("compile, dit_cache"):
-            compile_cached = cached.compile(prompts[0], steps)
+            compile_cached = cached.compile(prompts, steps)
         reuse = _draw_both(plain, cached, prompts, seed, steps, blocks, bars)
         uncached = plain.finish(steps)
         with_cache = cached.finish(steps, uncached)
 
         time_share = with_cache.median_seconds / uncached.median_seconds
-        same_time, same_cost = (min(steps, max(1, round(n))) for n in (steps * time_share, reuse.median_cost))
+        same_time, same_cost = (min(steps, max(1, round(n))) for n in (steps * time_share, reuse.cost))
         fewer = {}
         for count in dict.fromkeys((same_time, same_cost)):
-            with bars.phase(f"draw, {count} steps", ROUNDS * len(prompts)) as advance:
-                for round_, prompt in itertools.product(range(ROUNDS), prompts):
-                    plain.draw(prompt, seed, count, again=round_ > 0)
+            with bars.phase(f"draw, {count} steps", ROUNDS) as advance:
+                for _ in range(ROUNDS):
+                    plain.draw(prompts, seed, count)
                     advance()
             fewer[count] = plain.finish(count, uncached)
 
@@ -145,26 +145,20 @@ def run_demo(
 def _draw_both(
     plain: _Artist, cached: _Artist, prompts: Sequence[str], seed: int, steps: int, blocks: list[int], bars: Bars
 ) -> Reuse:
-    """Each prompt without and with the cache, in turn, so that a busy machine slows both alike; several rounds."""
-    counted: list[tuple[float, float]] = []
-    held, reads = 0, []
+    """All prompts as one batch, without and with the cache in turn, so that a busy machine slows both alike."""
     with (
-        bars.phase("draw, every step computed", ROUNDS * len(prompts)) as plain_drawn,
-        bars.phase("draw, cached", ROUNDS * len(prompts)) as cached_drawn,
+        bars.phase("draw, every step computed", ROUNDS) as plain_drawn,
+        bars.phase("draw, cached", ROUNDS) as cached_drawn,
     ):
-        for round_, prompt in itertools.product(range(ROUNDS), prompts):
-            plain.draw(prompt, seed, steps, again=round_ > 0)
+        for _ in range(ROUNDS):
+            plain.draw(prompts, seed, steps)
             plain_drawn()
-            cached.draw(prompt, seed, steps, again=round_ > 0)
+            cached.draw(prompts, seed, steps)
             cached_drawn()
-            if round_ > 0:
-                continue
-            last = dit_compile.stats(cached.pipe.transformer)[-1:]  # empty where the cache is off
-            counted += [count_reuse(generation, blocks) for generation in last] or [(0.0, float(steps))]
-            held = max([held, *(generation.bytes_held for generation in last)])
-            reads.append(sum(generation.host_reads for generation in last))
-    reused, cost = zip(*counted, strict=True)
-    return Reuse(reused, cost, held, tuple(reads))
+    last = dit_compile.stats(cached.pipe.transformer)[-1:]  # empty where the cache is off
+    if not last:
+        return Reuse(0.0, float(steps), 0, 0)
+    return Reuse(*count_reuse(last[0], blocks), last[0].bytes_held, last[0].host_reads)
 
 
 def count_reuse(generation: GenerationStats, containers: Sequence[int]) -> tuple[float, float]:

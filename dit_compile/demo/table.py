@@ -19,7 +19,7 @@ def demo_table(result: DemoResult) -> Table:
     """What was compiled, drawn and reused, and what the same time and cost give without a cache."""
     settings, uncached, cached, reuse = result.settings, result.uncached, result.cached, result.reuse
     count = len(settings.prompts)
-    notes = ["Medians over the pictures; PSNR against the first row. The last rows: fewer steps, no cache."]
+    notes = ["Pictures drawn as one batch; medians. PSNR against the first row. The last rows: fewer steps, no cache."]
     if result.compile_plain.from_disk or result.compile_cached.from_disk:
         notes.append("* with code from Inductor's disk cache; --cold measures without it")
     table = Table(
@@ -47,8 +47,8 @@ def demo_table(result: DemoResult) -> Table:
     )
     table.add_row(
         f"{cached.steps} steps, dit_cache",
-        f"{reuse.median_reused:g}/{cached.steps}",
-        f"{reuse.median_cost:.1f}",
+        f"{reuse.reused:g}/{cached.steps}",
+        f"{reuse.cost:.1f}",
         _first_call(result.compile_cached),
         f"{cached.median_seconds:.3f}",
         f"{result.speedup:.2f}x",

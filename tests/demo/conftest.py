@@ -32,7 +32,7 @@ def made_up() -> DemoResult:
         compile_cached=Compile(30.0, from_disk=True),
         uncached=drawing(28, 1.0),
         cached=drawing(28, 0.5, 47.0, 49.0),
-        reuse=Reuse((15.0, 15.0), (14.25, 14.25), bytes_held=147456, host_reads=(34, 34)),
+        reuse=Reuse(15.0, 14.25, bytes_held=147456, host_reads=34),
         same_time=drawing(14, 0.5, 43.0, 44.0),
         same_cost=drawing(13, 0.47, 42.0, 43.0),
     )
