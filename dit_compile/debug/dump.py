@@ -44,7 +44,7 @@ class Dump:
     def after(self, top: GraphModule, outliner: Outliner) -> None:
         if self._path is None:
             return
-        self._write("3_after.py", render(top) + "\n" + render_uses(outliner))
+        self._write("3_after.txt", render(top) + "\n" + render_uses(outliner))
         pieces = self._path / "pieces"
         pieces.mkdir(exist_ok=True)
         for name, piece in outliner.pieces.items():

@@ -5,7 +5,7 @@ import torch
 from toys import NoBlocks, Prompted, Toy, build, compile_toy, latents
 
 T = torch.full((2,), 900.0)
-FILES = {"0_before.py", "1_blocks.txt", "2_plan.txt", "3_after.py", "pieces"}
+FILES = {"0_before.py", "1_blocks.txt", "2_plan.txt", "3_after.txt", "pieces"}
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def test_files(folder):
     [graph] = path.iterdir()
     assert graph.name.startswith("graph_")
     assert {file.name for file in graph.iterdir()} == FILES
-    for file in [graph / "0_before.py", *graph.glob("pieces/*.py")]:  # 3_after.py is meant for people
+    for file in [graph / "0_before.py", *graph.glob("pieces/*.py")]:  # 3_after.txt is meant for people
         compile(file.read_text(), str(file), "exec")
     before = (graph / "0_before.py").read_text()
     assert "class GraphModule" in before
@@ -58,7 +58,7 @@ def test_the_plan(tmp_path):
 
 def test_the_top_level_graph_reads_as_the_algorithm(tmp_path):
     run(compile_toy(build(Toy), dump=str(tmp_path)))
-    text = next(tmp_path.rglob("3_after.py")).read_text()
+    text = next(tmp_path.rglob("3_after.txt")).read_text()
     lines = [line.strip() for line in text.splitlines()]
     assert lines[0].startswith("def forward(step, ")
     order = [next(i for i, line in enumerate(lines) if word in line) for word in (
@@ -72,7 +72,7 @@ def test_the_top_level_graph_reads_as_the_algorithm(tmp_path):
 def test_pieces_are_written_once_for_all_blocks_alike(tmp_path):
     run(compile_toy(build(Toy), dump=str(tmp_path)))
     [graph] = tmp_path.iterdir()
-    uses = [line for line in (graph / "3_after.py").read_text().splitlines() if "compiled once" in line]
+    uses = [line for line in (graph / "3_after.txt").read_text().splitlines() if "compiled once" in line]
     names = {line.split(":")[0].removeprefix("# ") for line in uses}
     assert {file.stem for file in (graph / "pieces").iterdir()} == names
     assert max(line.count("blocks_") for line in uses) >= 5
