@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -137,7 +138,8 @@ def demo(
     save_picture(result, out)
     console.print(f"picture  {escape(str(out))}", highlight=False)
     if json_path is not None:
-        json_path.write_text(json.dumps(result.as_data(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        data = {"command": " ".join(["dit-compile", *sys.argv[1:]]), **result.as_data()}
+        json_path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         console.print(f"figures  {escape(str(json_path))}", highlight=False)
     console.print()
 
