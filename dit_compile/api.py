@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .config import ConfigError, runtime_layer
+from .config import SETTINGS, ConfigError, runtime_layer
 from .debug.summary import print_summary, report_end
 from .forecast import FORECASTERS
 from .policy import POLICIES
@@ -74,16 +74,9 @@ def configure(**knobs: Any) -> None:
     with _lock:
         kept = {name: value for name, value in _overrides.items() if knobs.get(name, value) is not None}
         given = {name: value for name, value in knobs.items() if value is not None}
-        unknown = {name: "" for name in knobs if name not in given and name not in _overrides}
-        changed = _runtime(given, "configure() argument")
-        _runtime({name: value for name, value in unknown.items() if not _is_setting(name)}, "configure() argument")
+        misspelt = dict.fromkeys(knobs.keys() - given.keys() - SETTINGS.keys())
+        changed = _runtime({**given, **misspelt}, "configure() argument")
         _overrides = MappingProxyType({**kept, **changed})
-
-
-def _is_setting(name: str) -> bool:
-    from .config import SETTINGS
-
-    return name in SETTINGS
 
 
 def session(name: str, *, keep: bool = False, **overrides: Any) -> Session:

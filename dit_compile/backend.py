@@ -8,7 +8,6 @@ forecast.
 from __future__ import annotations
 
 import atexit
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,6 @@ from .passes.plan_region import plan_region
 from .policy import POLICIES
 from .runtime.cached_graph import CachedGraph, ClockPlaces
 
-log = logging.getLogger("dit_compile")
 Layers = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 

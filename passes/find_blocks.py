@@ -116,10 +116,11 @@ def _walk_back(gm: GraphModule, end: Block, owner: dict[Node, Block]) -> tuple[B
         def elsewhere(node: Node, start: int = start) -> bool:
             return node in owner and place[node] < start
 
-        before = _predecessor(block, leaves(value, elsewhere), leaves(value, elsewhere, main_only=True), owner)
+        reached = leaves(value, elsewhere)
+        before = _predecessor(block, reached, leaves(value, elsewhere, main_only=True), owner)
         if before is None:
             break
-        mine = [node for node in leaves(value, elsewhere) if owner[node] is before] or _read_from(before, block)
+        mine = [node for node in reached if owner[node] is before] or _read_from(before, block)
         value = max(mine, key=numel_hint, default=None)
         chain.append(before)
     return tuple(reversed(chain))

@@ -34,23 +34,24 @@ class Outliner:
     def outline(self, top: GraphModule) -> GraphModule:
         """Replaces every segment of ``top`` by calls of unique pieces (in place) and returns ``top``."""
         segments = {name: module for name, module in top.named_children() if isinstance(module, GraphModule)}
-        stretches = {name: _stretches(segment) for name, segment in segments.items()}
-        for nodes in itertools.chain.from_iterable(stretches.values()):
+        stretches = {
+            name: [(canonical_form(nodes, exact=True), nodes) for nodes in _stretches(segment)]
+            for name, segment in segments.items()
+        }
+        for key, nodes in itertools.chain.from_iterable(stretches.values()):
             # a block whose last output nobody reads is still the same block: outputs are the union over all uses
             place = {node: i for i, node in enumerate(nodes)}
             used = [place[node] for node in external_outputs(nodes)]
-            key = canonical_form(nodes, exact=True)
             self._outputs[key] = sorted({*self._outputs.get(key, ()), *used})
         for name, segment in segments.items():
             setattr(top, name, self._rebuild(name, segment, stretches[name]))
         return top
 
-    def _rebuild(self, name: str, segment: GraphModule, stretches: list[list[Node]]) -> GraphModule:
+    def _rebuild(self, name: str, segment: GraphModule, stretches: list[tuple[Any, list[Node]]]) -> GraphModule:
         graph = Graph()
         root = GraphModule({}, Graph())
         env = {node: placeholder_like(graph, node) for node in segment.graph.nodes if node.op == "placeholder"}
-        for nodes in stretches:
-            key = canonical_form(nodes, exact=True)
+        for key, nodes in stretches:
             outputs = [nodes[i] for i in self._outputs[key]]
             piece, inputs = extract(segment, nodes, outputs, "piece")
             unique = self._names.setdefault(key, nodes[0].meta[PIECE])

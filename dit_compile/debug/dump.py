@@ -113,13 +113,12 @@ def render_uses(outliner: Outliner) -> str:
 
 def render(top: GraphModule) -> str:
     """The top-level graph as the algorithm it is: weights are counted, not listed."""
-    names: dict[Node, str] = {}
     lines = []
 
     def call(values: Iterable[Any]) -> str:
         nodes = [value for value in values if isinstance(value, Node)]
         weights = sum(is_static_input(node) for node in nodes)
-        shown = [names.get(node, node.name) for node in nodes if not is_static_input(node)]
+        shown = [node.name for node in nodes if not is_static_input(node)]
         return ", ".join([*shown, *([f"*weights[{weights}]"] if weights else [])])
 
     def results(node: Node) -> str:

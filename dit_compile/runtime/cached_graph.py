@@ -80,7 +80,7 @@ class CachedGraph:
             moving=[args[i] for i in places.moving],
             timestep=timestep,
             conditioning=[args[i] for i in places.conditioning],
-            time=_largest(timestep) if timestep is not None and host else None,
+            time=float(_largest(timestep)) if timestep is not None and host else None,
         )
         before = state.clock.step
         position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)
@@ -92,7 +92,7 @@ class CachedGraph:
                 state.slots[key].clear()  # never forecast one prompt from the snapshots of another
         time = None
         if isinstance(timestep, Tensor) and not host:
-            time = HostRead(timestep.max() if timestep.numel() > 1 else timestep)
+            time = HostRead(_largest(timestep))
             branch_call = position.step == before and not position.new_generation
             state.pending.append(PendingTime(position.step, branch_call, position.certain, time))
 
@@ -145,5 +145,5 @@ class CachedGraph:
         )
 
 
-def _largest(timestep: Tensor) -> float:
-    return float(timestep.max() if timestep.numel() > 1 else timestep)
+def _largest(timestep: Tensor) -> Tensor:
+    return timestep.max() if timestep.numel() > 1 else timestep
