@@ -4,17 +4,17 @@
 
 needs no import of this package. Import it for statistics and control:
 
-    dit_compile.stats(), dit_compile.summary(), dit_compile.reset()
+    dit_compile.graphs(), dit_compile.stats(), dit_compile.summary(), dit_compile.reset()
     dit_compile.configure(...), dit_compile.session(...)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import configure, reset, session, stats, summary
+    from .api import configure, graphs, reset, session, stats, summary
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "configure", "reset", "session", "stats", "summary"]
+__all__ = ["__version__", "configure", "graphs", "reset", "session", "stats", "summary"]
 
 
 def __getattr__(name: str) -> Any:

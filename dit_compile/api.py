@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .config import SETTINGS, ConfigError, runtime_layer
+from .debug.report import GraphReport, Reports
 from .debug.summary import print_summary, report_end
 from .forecast import FORECASTERS
 from .policy import POLICIES
@@ -18,6 +19,7 @@ from .runtime.stats import GenerationStats
 from .runtime.table import SideTable
 
 table = SideTable(on_end=report_end)
+reports = Reports()
 _lock = threading.Lock()
 _overrides: Mapping[str, Any] = MappingProxyType({})
 
@@ -43,6 +45,12 @@ def stats(module: torch.nn.Module | None = None) -> list[GenerationStats]:
     """
     _check_module(module)
     return table.history(module)
+
+
+def graphs() -> list[GraphReport]:
+    """What became of each graph that was compiled with this backend, newest last: its blocks, regions and streams, or
+    why it is not cached. ``torch.compiler.reset()`` empties the list."""
+    return reports.all()
 
 
 def summary(module: torch.nn.Module | None = None) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from .api import process_overrides, table
+from .api import process_overrides, reports, table
 from .config import CacheConfig, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
-from .debug.messages import chain_name, forget_warnings, say_compiled, warn_once
+from .debug.messages import forget_warnings, say_compiled, warn_once
+from .debug.report import GraphReport, Watch, describe_plan
 from .forecast import FORECASTERS
 from .passes.check_peers import check_peers
 from .passes.extract import duplicate
@@ -69,24 +70,33 @@ def _cached(
     """The passes, in order."""
     dump = Dump(config.dump)
     dump.before(gm)
+    watch = Watch()
     try:
         _refuse_training(example_inputs)
         check_peers(gm)
-        graph = normalize(duplicate(gm))
-        chain = find_blocks(graph)
+        with watch("normalize"):
+            graph = normalize(duplicate(gm))
+        with watch("find_blocks"):
+            chain = find_blocks(graph)
         dump.blocks(chain)
-        plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope)
+        with watch("plan_region"):
+            plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope)
         dump.plan(plan)
-        top = insert_guard(graph, plan)
+        with watch("insert_guard"):
+            top = insert_guard(graph, plan)
     except Refusal as refusal:
         dump.refusal(str(refusal))
+        reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal), seconds=watch.seconds))
         raise
     outliner = Outliner()
-    top = outliner.outline(top)
+    with watch("outline"):
+        top = outliner.outline(top)
     dump.after(top, outliner)
-    say_compiled(plan, config)
+    report = describe_plan(graph, plan, config, len(outliner.pieces), watch.seconds)
+    reports.add(report)
+    say_compiled(report)
     top = lower(top, outliner.pieces, config.inner, patches)
-    cached = CachedGraph(top.forward, _clock_places(graph, plan), layers, chain_name(chain), table, process_overrides)
+    cached = CachedGraph(top.forward, _clock_places(graph, plan), layers, report.chain, table, process_overrides)
     torch._dynamo.utils.counters["dit_cache"]["graphs"] += 1
     torch._dynamo.utils.counters["dit_cache"]["pieces"] += len(outliner.pieces)
 
@@ -119,6 +129,7 @@ def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
 def _reset() -> None:
     """``torch.compiler.reset()`` comes here: compiled pieces go with Dynamo's cache, state goes with this."""
     table.reset()
+    reports.clear()
     forget_warnings()
 
 

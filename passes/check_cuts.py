@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from .facts import fake
+from .facts import fake, storage
 from .plan import Refusal
 
 _INPLACE: set[Any] = {
@@ -69,16 +69,6 @@ def is_random(node: Node) -> bool:
     return name in _RANDOM
 
 
-def _storage(node: Node) -> int | None:
-    value = fake(node)
-    if not isinstance(value, torch.Tensor) or hasattr(value, "__tensor_flatten__"):
-        return None
-    try:
-        return int(value.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return None
-
-
 def check_pure(nodes: Iterable[Node], *, why: str) -> None:
     """Refuses when one of ``nodes`` is random or writes into a tensor."""
     for node in nodes:
@@ -95,9 +85,9 @@ def check_cuts(gm: GraphModule, piece_of: dict[Node, str], skippable: set[str]) 
     place = {node: i for i, node in enumerate(gm.graph.nodes)}
     sharing: dict[int, list[Node]] = {}
     for node in gm.graph.nodes:
-        storage = _storage(node)
-        if storage is not None:
-            sharing.setdefault(storage, []).append(node)
+        where = storage(node)
+        if where is not None:
+            sharing.setdefault(where, []).append(node)
     modes: Counter[str] = Counter()
     for node in gm.graph.nodes:
         piece = piece_of.get(node)
@@ -109,7 +99,7 @@ def check_cuts(gm: GraphModule, piece_of: dict[Node, str], skippable: set[str]) 
                 "of everything after it. Call model.eval() (dropout is off then) or set the dropout probability to 0"
             )
         for target in written(node):
-            for alias in sharing.get(_storage(target) or -1, [target]):
+            for alias in sharing.get(storage(target) or -1, [target]):
                 if place[alias] < place[node] and piece_of.get(alias) != piece:
                     outer = alias.op in ("placeholder", "get_attr")
                     if not outer or piece in skippable:

@@ -132,6 +132,17 @@ def describe(value: Any) -> Any:
     return (shape, strides, value.dtype, str(value.device), value.requires_grad, aligned)
 
 
+def storage(node: Node) -> int | None:
+    """Names the memory behind a node's tensor: equal for views of one tensor. None for what is no plain tensor."""
+    value = fake(node)
+    if not isinstance(value, torch.Tensor) or hasattr(value, "__tensor_flatten__"):
+        return None
+    try:
+        return int(value.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def positions(graph: Graph) -> dict[Node, int]:
     return {node: i for i, node in enumerate(graph.nodes)}
 

@@ -44,6 +44,7 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
     step = graph.placeholder("step")
     env: dict[Node, Any] = {n: placeholder_like(graph, n) for n in gm.graph.nodes if n.op == "placeholder"}
     watched = {region.probe_entry for region in plan.regions} | {region.probe_value for region in plan.regions}
+    watched |= {exit.base for region in plan.regions for exit in region.exits}
     for number, (name, nodes) in enumerate(segments):
         leaving = watched.union(external_outputs(nodes))
         outputs = [node for node in nodes if node in leaving]
@@ -78,15 +79,17 @@ def _constant(graph: Graph, root: GraphModule, gm: GraphModule, node: Node) -> N
 def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[tuple[str, list[Node]]]:
     """Alternating parts that always run and regions: front, region_0, between_0, region_1, ..., tail."""
     hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))
+    pulled = set[Node]().union(*(region.pulled for region in plan.regions))
     segments: list[tuple[str, list[Node]]] = []
     begin = 0
     for number, region in enumerate(plan.regions):
-        always = [node for node in order if begin <= place[node] < region.start]
+        always = [node for node in order if begin <= place[node] < region.start and node not in pulled]
         always += [node for node in order if node in region.hoisted]
         inside = [node for node in order if region.start <= place[node] < region.stop and node not in hoisted]
+        inside += [node for node in order if node in region.pulled]
         segments += [("front" if number == 0 else f"between_{number - 1}", always), (region.name, inside)]
         begin = region.stop
-    return [*segments, ("tail", [node for node in order if begin <= place[node]])]
+    return [*segments, ("tail", [node for node in order if begin <= place[node] and node not in pulled])]
 
 
 def _name_pieces(segments: list[tuple[str, list[Node]]], place: dict[Node, int], plan: Plan) -> None:

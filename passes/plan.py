@@ -35,11 +35,12 @@ class Exit:
     """A value that the region makes and the rest of the graph reads.
 
     ``base`` is the same stream where it enters the region: the forecast is then ``base + residual``. Without a base
-    the value itself is forecast.
+    the value itself is forecast. A ``joined`` base was put together from several entry values for this purpose.
     """
 
     node: Node
     base: Node | None
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Region:
 
     ``start`` and ``stop`` are node positions (half open). ``probe_entry`` is the main stream where the first of the
     ``front`` blocks takes it, ``probe_value`` where the region takes it; the guard compares their difference.
+    ``hoisted`` nodes inside the range run in front of it, ``pulled`` nodes behind it run in it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Region:
     stop: int
     exits: tuple[Exit, ...]
     hoisted: frozenset[Node] = field(repr=False)
+    pulled: frozenset[Node] = field(repr=False)
     probe_entry: Node | None
     probe_value: Node
 

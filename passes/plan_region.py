@@ -14,9 +14,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from .check_cuts import check_pure
 from .clock_inputs import find_clock_inputs
+from .entry_base import EntryBase
 from .facts import is_float_tensor, is_static_input, is_tensor, numel_hint, positions, same_shape
 from .find_blocks import main_output
 from .plan import Block, Exit, Plan, Refusal, Region
+from .pull_slices import pull_slices
 from .trace_stream import leaves
 from .wiring import twin_by_wiring
 
@@ -85,12 +87,15 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
     stop = place[group[len(group) - back].nodes[0]] if back else place[group[-1].nodes[-1]] + 1
     inside = [node for node in order[start:stop] if node.op not in ("placeholder", "get_attr")]
     leaving = [node for node in inside if any(place[user] >= stop for user in node.users)]
+    leaving, pulled = pull_slices(leaving, place, stop)
     main_exit = _main_exit(main, leaving, place, start)
 
     carried = [node for node in order[first:start] if any(start <= place[user] for user in node.users)]
     roots = _stream_roots(order, group[0], [main, *carried, *leaving], place, first)
     streams = _depends_on(order, roots or carried)
 
+    entry = {node for node in order[:start] if node in streams and is_float_tensor(node)}
+    bases = EntryBase(graph, entry, place, order[start])
     exits, hoisted = [], set[Node]()
     for node in leaving:
         if node not in streams:
@@ -101,15 +106,17 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
                 "no floating point tensor and depends on the residual stream: it cannot be forecast"
             )
         else:
-            entry = [n for n in order[first:start] if n in streams and any(place[u] >= start for u in n.users)]
-            exits.append(Exit(node, _twin(node, entry, group, place, start)))
+            entering = [n for n in order[first:start] if n in streams and any(place[u] >= start for u in n.users)]
+            base = _twin(node, entering, group, place, start) or bases.of(node)
+            exits.append(Exit(node, base, joined=base in bases.made))
     check_pure(hoisted, why="it would have to run on every step")
     if not exits:
         raise Refusal(f"nothing that {group[front].name} to {group[-1].name} compute is read after them")
 
-    probe_value = next((exit.base for exit in exits if exit.node is main_exit and exit.base is not None), None)
+    probe_value = next((exit.base for exit in exits if exit.node is main_exit and exit.base in entry), None)
     if probe_value is None:
-        candidates = [node for node in carried if node in streams and is_float_tensor(node)]
+        reached = leaves(main_exit, lambda node: place[node] < start) if main_exit is not None else []
+        candidates = [node for node in reached if node in entry] or [node for node in carried if node in entry]
         if not candidates:
             raise Refusal(f"no residual stream enters {group[front].name}: there is nothing for the guard to compare")
         probe_value = max(candidates, key=numel_hint)
@@ -119,10 +126,11 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
         front=front,
         back=back,
         blocks=group,
-        start=start,
-        stop=stop,
+        start=start + len(bases.made),
+        stop=stop + len(bases.made),
         exits=tuple(exits),
         hoisted=frozenset(hoisted),
+        pulled=pulled,
         probe_entry=_twin(probe_value, before, group, place, first),
         probe_value=probe_value,
     )
@@ -132,8 +140,9 @@ def _main_exit(main: Node, leaving: list[Node], place: dict[Node, int], start: i
     if main in leaving:
         return main
     candidates = set(leaving)
+    sliced = [node for node in leaving if main in node.all_input_nodes]
     reached = leaves(main, lambda node: node in candidates or place[node] < start)
-    return next((node for node in reached if node in candidates), None)
+    return max(sliced, key=numel_hint, default=next((node for node in reached if node in candidates), None))
 
 
 def _stream_roots(

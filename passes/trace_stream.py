@@ -35,7 +35,7 @@ _SPLITS: set[Any] = {torch.split, torch.chunk, "split", "chunk", "split_with_siz
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Elements ``start .. start + length`` of one dimension of a tensor."""
 
     dim: int
@@ -50,8 +50,8 @@ def leaves(value: Node, stop: Callable[[Node], bool], *, main_only: bool = False
     ``main_only`` a concatenation is left along its largest part only.
     """
     found: dict[Node, None] = {}
-    seen: set[tuple[Node, _Window | None]] = set()
-    todo: list[tuple[Node, _Window | None]] = [(value, None)]
+    seen: set[tuple[Node, Window | None]] = set()
+    todo: list[tuple[Node, Window | None]] = [(value, None)]
     while todo:
         node, window = todo.pop(0)
         if (node, window) in seen:
@@ -60,11 +60,26 @@ def leaves(value: Node, stop: Callable[[Node], bool], *, main_only: bool = False
         if stop(node):
             found.setdefault(node)
         else:
-            todo.extend(_sources(node, window, main_only))
+            todo.extend(sources(node, window, main_only))
     return list(found)
 
 
-def _sources(node: Node, window: _Window | None, main_only: bool) -> Iterator[tuple[Node, _Window | None]]:
+def is_addition(node: Node) -> bool:
+    return node.target in _ADDITIONS
+
+
+def is_move(node: Node) -> bool:
+    """Whether ``node`` only moves or casts data (slices, splits and concatenations aside)."""
+    return node.target in _MOVES and node.target not in _SPLITS
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether ``node`` leaves every element where it is."""
+    return node.target in _ELEMENTWISE
+
+
+def sources(node: Node, window: Window | None, main_only: bool = False) -> Iterator[tuple[Node, Window | None]]:
+    """What the elements of ``node`` inside ``window`` come from by one step back on the residual path."""
     target = node.target
     operands = [arg for arg in node.args if isinstance(arg, Node)]
     if node.op not in ("call_function", "call_method"):
@@ -89,7 +104,7 @@ def _sources(node: Node, window: _Window | None, main_only: bool) -> Iterator[tu
         yield operands[0], window if target in _ELEMENTWISE else None
 
 
-def _window_of_slice(node: Node, outer: _Window | None) -> _Window | None:
+def _window_of_slice(node: Node, outer: Window | None) -> Window | None:
     """``x[:, 3:]`` -> dimension 1 from 3 on; None when it is no plain slice along one dimension."""
     source, result = fake(node.args[0]), fake(node)  # type: ignore[arg-type]
     index = node.args[1]
@@ -107,10 +122,10 @@ def _window_of_slice(node: Node, outer: _Window | None) -> _Window | None:
     start = fake(item.start) if isinstance(item.start, Node) else item.start or 0
     if start is None or (isinstance(start, int) and start < 0):
         start = source.shape[dim] - result.shape[dim]  # a negative start keeps the end of the dimension
-    return _Window(dim, size_expr(start), size_expr(result.shape[dim]))
+    return Window(dim, size_expr(start), size_expr(result.shape[dim]))
 
 
-def _window_of_item(source: Node, item: Any) -> _Window | None:
+def _window_of_item(source: Node, item: Any) -> Window | None:
     parts, whole = fake(source), fake(source.args[0])  # type: ignore[arg-type]
     position = 2 if len(source.args) > 2 else None
     dim = source.kwargs.get("dim", source.args[position] if position else 0)
@@ -120,10 +135,10 @@ def _window_of_item(source: Node, item: Any) -> _Window | None:
     start: Any = 0
     for part in parts[:item]:
         start = start + part.shape[dim]
-    return _Window(dim, size_expr(start), size_expr(parts[item].shape[dim]))
+    return Window(dim, size_expr(start), size_expr(parts[item].shape[dim]))
 
 
-def _parts(node: Node, window: _Window | None, main_only: bool) -> Iterator[tuple[Node, _Window | None]]:
+def _parts(node: Node, window: Window | None, main_only: bool) -> Iterator[tuple[Node, Window | None]]:
     """The concatenated tensor that ``window`` selects, or all of them when it selects no single one."""
     tensors = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)

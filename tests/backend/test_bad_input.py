@@ -257,18 +257,42 @@ def of(kind):
 ALWAYS = {"residual_diff_threshold": 1, "warmup_steps": 0, "max_continuous_cached_steps": -1}
 
 
-@pytest.mark.parametrize("kind", [Accumulating, Counting])
-def test_writes_into_what_others_made_are_refused(kind, caplog):
-    model = build(of(kind))
+class Hoarding(Toy):
+    """Reads the first stream again behind blocks that have written into it."""
+
+    def make_block(self, index, width):
+        return Accumulating(width)
+
+    def forward(self, x, t):
+        h, temb = self.front(x, t)
+        first = h[:, :1]
+        return self.tail(self.region(h, temb), temb) + first
+
+
+@pytest.mark.parametrize(("make", "writes"), [(Hoarding, "first"), (of(Counting), "calls")])
+def test_writes_that_others_see_are_refused(make, writes, caplog):
+    model = build(make)
     compiled = compile_toy(model, **ALWAYS)
     got = generate(compiled)
-    right(got, build(of(kind)))
+    right(got, build(make))
     [warning] = warnings(caplog)
     assert "this graph is not cached" in warning
     assert "writes into" in warning
     assert dit_compile.stats(model) == []
-    if kind is Counting:
+    if writes == "calls":
         assert [float(block.calls) for block in model.blocks] == [4.0] * 6
+
+
+def test_writes_into_a_stream_that_nobody_else_reads(caplog):
+    """``x += f(x)`` at the end of every block: an edge of the graph like any other."""
+    model = compile_toy(build(of(Accumulating)), residual_diff_threshold=0, warmup_steps=0)
+    right(generate(model), build(of(Accumulating)))
+    assert dit_compile.stats(model)[-1].computed == 4
+    model = compile_toy(build(of(Accumulating)), **ALWAYS)
+    got = generate(model)
+    torch.testing.assert_close(got[0], generate(build(of(Accumulating)))[0])
+    assert dit_compile.stats(model)[-1].reused == 3
+    assert [w for w in warnings(caplog) if "not cached" in w] == []
 
 
 def test_writes_within_a_block_are_accepted(caplog):

@@ -1,0 +1,179 @@
+"""What became of each graph that Dynamo handed over: the answer to "is the cache on, and what does it skip?"."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch.fx import GraphModule
+
+from ..config import CacheConfig
+from ..forecast import FORECASTERS
+from ..passes.facts import fake, nbytes_hint
+from ..passes.plan import Block, Exit, Plan, Region
+from ..policy import POLICIES
+from .summary import format_bytes
+
+HISTORY = 256  # graphs remembered
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """A value that leaves a region and is forecast.
+
+    ``base`` says what the forecast residual is added to: ``entry`` (the stream as it entered the region), ``joined``
+    (several entry values, concatenated or rearranged) or ``none`` (the value itself is forecast).
+    """
+
+    shape: tuple[str, ...]
+    dtype: str
+    nbytes: int
+    base: str
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """``first`` to ``last`` are the blocks that can be skipped; ``hoisted`` counts operations moved in front."""
+
+    first: str
+    last: str
+    front: int
+    back: int
+    blocks: int
+    skipped: int
+    streams: tuple[StreamReport, ...]
+    hoisted: int
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """One graph. ``refusal`` is the reason why it is not cached, None where it is.
+
+    ``glue`` counts the operations between blocks, ``pieces`` what was compiled, ``bytes_per_branch`` is the memory
+    that snapshots and probe will hold for each branch of classifier-free guidance, ``seconds`` is how long each pass
+    took.
+    """
+
+    nodes: int
+    chain: str = ""
+    blocks: tuple[str, ...] = ()
+    regions: tuple[RegionReport, ...] = ()
+    glue: int = 0
+    pieces: int = 0
+    bytes_per_branch: int = 0
+    settings: str = ""
+    notes: tuple[str, ...] = ()
+    refusal: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """One line for the log."""
+        if self.refusal is not None:
+            return f"not cached: {self.refusal}"
+        regions = "; ".join(
+            f"skips {region.first} to {region.last} ({region.skipped} of {region.blocks} blocks, {len(region.streams)} "
+            f"stream{'s' * (len(region.streams) != 1)}: {', '.join('x'.join(s.shape) for s in region.streams)})"
+            for region in self.regions
+        )
+        return f"{self.chain}; {regions}; {self.settings}; {format_bytes(self.bytes_per_branch)} held per branch"
+
+
+class Reports:
+    """The newest graphs of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._graphs: deque[GraphReport] = deque(maxlen=HISTORY)
+
+    def add(self, report: GraphReport) -> None:
+        with self._lock:
+            self._graphs.append(report)
+
+    def all(self) -> list[GraphReport]:
+        with self._lock:
+            return list(self._graphs)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._graphs.clear()
+
+
+class Watch:
+    """Seconds by name of pass."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - start
+
+
+def chain_name(chain: tuple[Block, ...]) -> str:
+    """``19 x DoubleBlock + 38 x SingleBlock``; alternating blocks are counted by kind."""
+    runs = [(kind, len(list(blocks))) for kind, blocks in itertools.groupby(chain, key=lambda block: block.kind)]
+    if len(runs) > 4:
+        kinds = dict.fromkeys(block.kind for block in chain)
+        runs = [(kind, sum(block.kind == kind for block in chain)) for kind in kinds]
+    return " + ".join(f"{count} x {kind}" for kind, count in runs)
+
+
+def bytes_per_branch(plan: Plan, config: CacheConfig) -> int:
+    """(order + 1) snapshots of each forecast stream, and one probe, of all regions."""
+    snapshots = FORECASTERS[config.forecast]().snapshots(config)
+    total = 0
+    for region in plan.regions:
+        total += snapshots * sum(nbytes_hint(exit.node) for exit in region.exits)
+        total += nbytes_hint(region.probe_value) if POLICIES[config.policy].needs_probe else 0
+    return total
+
+
+def describe_plan(
+    gm: GraphModule, plan: Plan, config: CacheConfig, pieces: int, seconds: Mapping[str, float]
+) -> GraphReport:
+    """The report of a graph that is cached; ``gm`` is the graph that ``plan`` speaks of."""
+    inside = {node for block in plan.chain for node in block.nodes}
+    order = [node for node in gm.graph.nodes if node.op in ("call_function", "call_method")]
+    first, last = order.index(plan.chain[0].nodes[0]), order.index(plan.chain[-1].nodes[-1])
+    return GraphReport(
+        nodes=len(gm.graph.nodes),
+        chain=chain_name(plan.chain),
+        blocks=tuple(block.name for block in plan.chain),
+        regions=tuple(_region(region) for region in plan.regions),
+        glue=sum(node not in inside for node in order[first:last]),
+        pieces=pieces,
+        bytes_per_branch=bytes_per_branch(plan, config),
+        settings=config.describe(),
+        notes=plan.notes,
+        seconds=dict(seconds),
+    )
+
+
+def _region(region: Region) -> RegionReport:
+    return RegionReport(
+        first=region.blocks[region.front].name,
+        last=region.blocks[-1 - region.back].name,
+        front=region.front,
+        back=region.back,
+        blocks=len(region.blocks),
+        skipped=region.skipped,
+        streams=tuple(_stream(exit) for exit in region.exits),
+        hoisted=len(region.hoisted),
+    )
+
+
+def _stream(exit: Exit) -> StreamReport:
+    value = fake(exit.node)
+    base = "none" if exit.base is None else "joined" if exit.joined else "entry"
+    return StreamReport(
+        tuple(map(str, value.shape)), str(value.dtype).removeprefix("torch."), nbytes_hint(exit.node), base
+    )

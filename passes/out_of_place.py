@@ -1,0 +1,77 @@
+"""Replaces in-place operations by their ordinary forms where nobody can tell the difference.
+
+before:  y = operator.iadd(x, a)      # x is overwritten
+after:   y = operator.add(x, a)       # later readers of x read y
+
+A block that ends in ``x += f(x)`` writes into a tensor of the block before. Once the two are pieces of their own, or one
+is skipped, that write would reach across a cut; out of place it is an edge of the graph like any other. Within a piece
+the compiler decides by itself what to overwrite.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from .facts import fake, positions, same_size, storage
+
+_FUNCTIONS: dict[Any, Any] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}  # fmt: skip
+_METHODS = {f"{name}_": name for name in ("add", "sub", "mul", "div", "addcmul", "clamp", "neg", "relu", "sigmoid")}
+
+
+def out_of_place(gm: GraphModule) -> GraphModule:
+    """Rewrites ``gm`` in place and returns it. What has another reader afterwards, or is an input, stays as it is."""
+    place = positions(gm.graph)
+    sharing: dict[int, list[Node]] = {}
+    for node in gm.graph.nodes:
+        where = storage(node)
+        if where is not None:
+            sharing.setdefault(where, []).append(node)
+    for node in list(gm.graph.nodes):
+        ordinary = (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
+        if ordinary is None or not isinstance(node.args[0], Node) or not isinstance(fake(node.args[0]), torch.Tensor):
+            continue
+        target = node.args[0]
+        if _is_private(node, sharing.get(storage(target) or -1, []), place) and _same_result(node, ordinary):
+            node.target = ordinary
+            for user in [user for user in target.users if place[user] > place[node]]:
+                user.replace_input_with(target, node)
+    return gm
+
+
+def _is_private(write: Node, aliases: list[Node], place: dict[Node, int]) -> bool:
+    """Whether nobody but the readers of the written tensor itself looks at its memory after ``write``."""
+    target = write.args[0]
+    if target not in aliases:
+        return False
+    for alias in aliases:
+        if alias.op in ("placeholder", "get_attr"):
+            return False
+        if alias is not target and place[alias] < place[write]:
+            if any(place[user] > place[write] for user in alias.users):
+                return False
+    return True
+
+
+def _same_result(write: Node, ordinary: Any) -> bool:
+    """Whether the ordinary form gives the dtype, shape and strides that the graph was traced with."""
+    args: Any = map_arg(write.args, fake)
+    kwargs: Any = map_arg(write.kwargs, fake)
+    try:
+        result = getattr(args[0], ordinary)(*args[1:], **kwargs) if isinstance(ordinary, str) else ordinary(*args)
+    except (RuntimeError, TypeError):
+        return False
+    known = fake(write)
+    return (
+        result.dtype == known.dtype
+        and result.ndim == known.ndim
+        and all(map(same_size, result.shape, known.shape))
+        and all(map(same_size, result.stride(), known.stride()))
+    )
