@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from .api import process_overrides, reports, table
 from .config import CacheConfig, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
-from .debug.messages import forget_warnings, say_compiled, warn_once
+from .debug.messages import forget_warnings, say_compiled, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
 from .forecast import FORECASTERS
 from .passes.check_peers import check_peers
@@ -60,7 +60,7 @@ def dit_cache(
     try:
         return _cached(gm, example_inputs, layers, config, patches)
     except Refusal as refusal:
-        warn_once(f"this graph is not cached, it runs as with plain {config.inner}: {refusal}")
+        say_refused(gm, refusal, config.inner)
         return compile_graph(gm, config.inner, patches)
 
 

@@ -17,8 +17,8 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from .facts import fake, same_shape, same_size
-from .trace_stream import Window, is_addition, is_elementwise, is_move, sources
+from .facts import fake, may_fit
+from .trace_stream import SOMEWHERE, Window, is_addition, is_elementwise, is_move, sources
 
 
 class EntryBase:
@@ -35,7 +35,7 @@ class EntryBase:
     def of(self, value: Node) -> Node | None:
         """The base of ``value``, a node before the region; None where its residual path does not lead to the entry."""
         base = self._rebuild(value, None)
-        return base if base is not None and same_shape(base, value) else None
+        return base if base is not None and may_fit(base, value) else None
 
     def _is_before(self, node: Node) -> bool:
         return self._place.get(node, -1) < self._place[self._before]
@@ -48,6 +48,8 @@ class EntryBase:
         return self._known[key]
 
     def _walk(self, node: Node, window: Window | None) -> Node | None:
+        if window is SOMEWHERE:
+            return None
         if self._is_before(node):
             return self._cut(node, window) if node in self._entry else None
         steps = list(sources(node, window))
@@ -64,10 +66,18 @@ class EntryBase:
                 return None
             return self._cut(self._call(node, dict(zip((s for s, _ in steps), parts, strict=True))), window)
         source, inner = steps[0]
-        if is_move(node) and not is_elementwise(node):
-            base = self._rebuild(source, None)
-            return self._cut(self._call(node, {source: base}), window) if base is not None else None
-        return self._rebuild(source, inner)  # slices, items of a split, casts
+        if is_move(node):
+            if is_elementwise(node):
+                return self._rebuild(source, inner)
+            return self._cut(self._repeat(node, source), window)
+        base = self._rebuild(source, inner)  # a slice, or an item of a split
+        if (base is None or not may_fit(base, node)) and window is None:
+            return self._repeat(node, source)
+        return base
+
+    def _repeat(self, node: Node, source: Node) -> Node | None:
+        base = self._rebuild(source, None)
+        return self._call(node, {source: base}) if base is not None else None
 
     def _cut(self, node: Node | None, window: Window | None) -> Node | None:
         if node is None or window is None:
@@ -81,7 +91,7 @@ class EntryBase:
         """``node`` repeated on other tensors; None where one of its sizes is only known inside the region."""
         if not all(n in env or self._is_before(n) for n in node.all_input_nodes):
             return None
-        if not all(new is not None and _same_sizes(old, new) for old, new in env.items()):
+        if not all(new is not None and may_fit(old, new) for old, new in env.items()):
             return None
         args: Any = map_arg(node.args, lambda n: env.get(n) or n)
         kwargs: Any = map_arg(node.kwargs, lambda n: env.get(n) or n)
@@ -102,7 +112,3 @@ class EntryBase:
         self.made.append(node)
         return node
 
-
-def _same_sizes(left: Node, right: Node) -> bool:
-    a, b = fake(left), fake(right)
-    return a.ndim == b.ndim and all(map(same_size, a.shape, b.shape))

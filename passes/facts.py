@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.fx.experimental.symbolic_shapes import free_symbols
+from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_symbols
 
 _COMPONENT = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)|\.(\d+)|^([A-Za-z_]\w*)")
 _NOISE = {"_modules", "__dict__"}
@@ -73,6 +73,16 @@ def same_shape(left: Node, right: Node) -> bool:
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
         return False
     return a.dtype == b.dtype and a.ndim == b.ndim and all(map(same_size, a.shape, b.shape))
+
+
+def may_fit(left: Node, right: Node) -> bool:
+    """True when both nodes hold tensors of one dtype whose sizes are equal, or may be: data-dependent sizes
+    (unbacked symbols) get a new name at every slice, so equal ones cannot always be proven so."""
+    a, b = fake(left), fake(right)
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.dtype != b.dtype or a.ndim != b.ndim:
+        return False
+    pairs = zip(a.shape, b.shape, strict=True)
+    return all(same_size(x, y) or bool(free_unbacked_symbols([x, y])) for x, y in pairs)
 
 
 def _hint(size: Any) -> int:

@@ -10,37 +10,41 @@ alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from torch.fx import GraphModule, Node
 
 from .facts import external_inputs, external_outputs, is_float_tensor, module_stack, numel_hint, positions
 from .find_period import find_period
-from .plan import Block, Refusal
+from .plan import Block, NoChain
 from .trace_stream import leaves
 
 MIN_BLOCKS = 3
+MIN_NODES = 4  # fewer operations are a layer, not a block
 
 
 def find_blocks(gm: GraphModule) -> tuple[Block, ...]:
     """Returns the main chain of ``gm`` in execution order.
 
     Raises:
-        Refusal: no residual stream runs through at least three blocks.
+        NoChain: no residual stream runs through at least three blocks.
     """
     runs = _runs_by_module(gm)
     chain = _longest_chain(gm, runs)
-    if len(chain) < MIN_BLOCKS:
+    if not _repeats(chain):
         chain = find_period(gm)
     if len(chain) < MIN_BLOCKS:
-        found = ", ".join(sorted({run.container for run in runs})) or "none"
-        raise Refusal(
-            f"no chain of at least {MIN_BLOCKS} repeated blocks was found "
-            f"(lists of modules seen: {found}). Compile the whole transformer, not a single block, and remove graph "
-            "breaks between its blocks (TORCH_LOGS=graph_breaks shows them)"
-        )
+        lists = tuple(sorted({run.container for run in runs}))
+        found = f"no chain of at least {MIN_BLOCKS} repeated blocks was found"
+        raise NoChain(f"{found} (lists of modules seen: {', '.join(lists) or 'none'})", lists)
     return chain
+
+
+def _repeats(chain: tuple[Block, ...]) -> bool:
+    """Whether ``chain`` is one of repeated blocks, not of unlike layers that follow each other (an MLP in a list)."""
+    count = Counter(block.kind for block in chain if len(block.nodes) >= MIN_NODES)
+    return sum(number for number in count.values() if number > 1) >= MIN_BLOCKS
 
 
 def _block_keys(gm: GraphModule) -> dict[Node, tuple[tuple[str, ...], int, str]]:

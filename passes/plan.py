@@ -11,6 +11,17 @@ class Refusal(Exception):
     """The graph cannot be cached safely; the message says why and what a user can do."""
 
 
+class NoChain(Refusal):
+    """No repeated blocks in this graph; another graph of the same model may have them.
+
+    ``lists`` are the lists of modules that were seen.
+    """
+
+    def __init__(self, message: str, lists: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.lists = lists
+
+
 @dataclass(frozen=True)
 class Block:
     """One repetition in the graph.

@@ -87,12 +87,12 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
     stop = place[group[len(group) - back].nodes[0]] if back else place[group[-1].nodes[-1]] + 1
     inside = [node for node in order[start:stop] if node.op not in ("placeholder", "get_attr")]
     leaving = [node for node in inside if any(place[user] >= stop for user in node.users)]
-    leaving, pulled = pull_slices(leaving, place, stop)
-    main_exit = _main_exit(main, leaving, place, start)
 
     carried = [node for node in order[first:start] if any(start <= place[user] for user in node.users)]
     roots = _stream_roots(order, group[0], [main, *carried, *leaving], place, first)
     streams = _depends_on(order, roots or carried)
+    leaving, pulled = pull_slices(leaving, streams, place, stop)
+    main_exit = _main_exit(main, leaving, place, start)
 
     entry = {node for node in order[:start] if node in streams and is_float_tensor(node)}
     bases = EntryBase(graph, entry, place, order[start])

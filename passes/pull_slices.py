@@ -12,20 +12,22 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Node
 
-from .facts import is_item_of_tuple, is_tensor, numel_hint
+from .facts import fake, is_item_of_tuple, is_tensor, numel_hint
 
 _SLICES = {operator.getitem, torch.narrow, torch.split, torch.chunk, "narrow", "split", "chunk", "split_with_sizes"}
 
 
-def pull_slices(leaving: Iterable[Node], place: dict[Node, int], stop: int) -> tuple[list[Node], frozenset[Node]]:
-    """Replaces values in ``leaving`` that are only sliced behind ``stop`` by their slices.
+def pull_slices(
+    leaving: Iterable[Node], streams: set[Node], place: dict[Node, int], stop: int
+) -> tuple[list[Node], frozenset[Node]]:
+    """Replaces those of the ``streams`` in ``leaving`` that are only sliced behind ``stop`` by their slices.
 
     Returns what leaves the region then, in the order of the graph, and the nodes that were taken into it.
     """
     result: list[Node] = []
     pulled: set[Node] = set()
     for node in leaving:
-        slices, ends = _slices_of(node, place, stop)
+        slices, ends = _slices_of(node, place, stop) if node in streams else (set[Node](), [])
         if ends and sum(map(numel_hint, ends)) <= numel_hint(node):
             pulled |= slices
             result += ends
@@ -48,6 +50,8 @@ def _slices_of(node: Node, place: dict[Node, int], stop: int) -> tuple[set[Node]
             return set(), []
         slices.add(user)
         if is_tensor(user):
+            if fake(user).ndim != fake(node).ndim:
+                return set(), []
             ends.append(user)
         elif all(is_item_of_tuple(item) for item in user.users):
             users += list(user.users)

@@ -43,6 +43,9 @@ class Window:
     length: Any
 
 
+SOMEWHERE = Window(-1, None, None)  # a part of the tensor, not known which
+
+
 def leaves(value: Node, stop: Callable[[Node], bool], *, main_only: bool = False) -> list[Node]:
     """Nodes satisfying ``stop`` that the residual stream ending in ``value`` comes from, nearest first.
 
@@ -88,10 +91,10 @@ def sources(node: Node, window: Window | None, main_only: bool = False) -> Itera
         source = node.args[0]
         assert isinstance(source, Node)
         if source.op != "placeholder" and source.target in _SPLITS and isinstance(source.args[0], Node):
-            yield source.args[0], _window_of_item(source, node.args[1])
+            yield source.args[0], _inside(_window_of_item(source, node.args[1]), window)
         return
     if target is operator.getitem and operands:
-        yield operands[0], _window_of_slice(node, window)
+        yield operands[0], _inside(_window_of_slice(node), window)
     elif target in _ADDITIONS:
         for operand in operands:
             if isinstance(fake(operand), torch.Tensor) and fake(operand).ndim == fake(node).ndim:
@@ -101,28 +104,52 @@ def sources(node: Node, window: Window | None, main_only: bool = False) -> Itera
     elif target in (torch.cat, torch.concat, torch.concatenate):
         yield from _parts(node, window, main_only)
     elif target in _MOVES and operands:
-        yield operands[0], window if target in _ELEMENTWISE else None
+        yield operands[0], window if target in _ELEMENTWISE or window is None else SOMEWHERE
 
 
-def _window_of_slice(node: Node, outer: Window | None) -> Window | None:
-    """``x[:, 3:]`` -> dimension 1 from 3 on; None when it is no plain slice along one dimension."""
+def _inside(outer: Window | None, inner: Window | None) -> Window | None:
+    """The elements of a tensor that ``inner`` selects from what ``outer`` has selected."""
+    if outer is None or inner is None:
+        return outer or inner
+    if outer.dim != inner.dim or SOMEWHERE in (outer, inner):
+        return SOMEWHERE
+    return Window(outer.dim, outer.start + inner.start, inner.length)
+
+
+def _window_of_slice(node: Node) -> Window | None:
+    """``x[:, 3:]`` -> dimension 1 from 3 on; None for all of ``x``."""
     source, result = fake(node.args[0]), fake(node)  # type: ignore[arg-type]
     index = node.args[1]
     index = index if isinstance(index, tuple) else (index,)
-    if outer is not None or not isinstance(source, torch.Tensor) or source.ndim != result.ndim:
-        return None
+    if not isinstance(source, torch.Tensor) or source.ndim != result.ndim:
+        return SOMEWHERE
     if Ellipsis in index:
         place = index.index(Ellipsis)
         fill = source.ndim - len(index) + 1
         index = (*index[:place], *[slice(None)] * fill, *index[place + 1 :])
-    cut = [(dim, item) for dim, item in enumerate(index) if isinstance(item, slice) and item != slice(None)]
-    if len(cut) != 1 or not all(isinstance(item, slice) for item in index) or cut[0][1].step not in (None, 1):
+    cut = [(dim, item) for dim, item in enumerate(index) if not isinstance(item, slice) or item != slice(None)]
+    if not cut:
         return None
     dim, item = cut[0]
-    start = fake(item.start) if isinstance(item.start, Node) else item.start or 0
-    if start is None or (isinstance(start, int) and start < 0):
-        start = source.shape[dim] - result.shape[dim]  # a negative start keeps the end of the dimension
-    return Window(dim, size_expr(start), size_expr(result.shape[dim]))
+    if len(cut) != 1 or not isinstance(item, slice) or item.step not in (None, 1):
+        return SOMEWHERE
+    length = source.shape[dim]
+    start, stop = _bound(item.start, length, 0), _bound(item.stop, length, length)
+    if isinstance(start, int) and isinstance(stop, int):
+        return Window(dim, start, max(stop - start, 0))
+    return Window(dim, size_expr(start), size_expr(stop) - size_expr(start))
+
+
+def _bound(bound: Any, length: Any, default: Any) -> Any:
+    """One end of a slice, counted from the start of the dimension."""
+    bound = fake(bound) if isinstance(bound, Node) else bound
+    if bound is None:
+        return default
+    if isinstance(bound, int) and isinstance(length, int):
+        return min(bound, length) if bound >= 0 else max(bound + length, 0)
+    expr = size_expr(bound)
+    negative = expr < 0 if isinstance(expr, int) else expr.could_extract_minus_sign()  # sizes are not negative
+    return size_expr(length) + expr if negative else expr
 
 
 def _window_of_item(source: Node, item: Any) -> Window | None:
@@ -130,7 +157,7 @@ def _window_of_item(source: Node, item: Any) -> Window | None:
     position = 2 if len(source.args) > 2 else None
     dim = source.kwargs.get("dim", source.args[position] if position else 0)
     if not isinstance(dim, int) or not isinstance(item, int):
-        return None
+        return SOMEWHERE
     dim %= whole.ndim
     start: Any = 0
     for part in parts[:item]:
@@ -143,15 +170,24 @@ def _parts(node: Node, window: Window | None, main_only: bool) -> Iterator[tuple
     tensors = node.args[0]
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     parts = [part for part in tensors if isinstance(part, Node)]  # type: ignore[union-attr]
-    if window is not None and isinstance(dim, int) and dim % fake(node).ndim == window.dim:
+    across = window is None or not isinstance(dim, int) or dim % fake(node).ndim != window.dim
+    if window is not None and not across:
         offset: Any = 0
         for part in parts:
-            length = fake(part).shape[window.dim]
+            length = size_expr(fake(part).shape[window.dim])
             if same_size(offset, window.start) and same_size(length, window.length):
                 yield part, None
+                return
+            if _is_within(window, offset, length):
+                yield part, Window(window.dim, window.start - offset, window.length)
                 return
             offset = offset + length
     largest = max(map(numel_hint, parts), default=0)
     for part in parts:
         if not main_only or numel_hint(part) == largest:
-            yield part, None
+            yield part, window if across else SOMEWHERE
+
+
+def _is_within(window: Window, offset: Any, length: Any) -> bool:
+    numbers = (window.start, window.length, offset, length)
+    return all(isinstance(n, int) for n in numbers) and offset <= window.start <= offset + length - window.length

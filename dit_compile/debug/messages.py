@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import re
 
+from torch.fx import GraphModule
+
+from ..passes.graph_breaks import any_break, explain_break, source_files
+from ..passes.plan import NoChain, Refusal
 from .report import GraphReport
 
 log = logging.getLogger("dit_compile")
@@ -18,11 +22,33 @@ def say_compiled(report: GraphReport) -> None:
     log.info("dit_cache: %s", report.line())
 
 
-def warn_once(message: str) -> None:
-    """A warning, but not twice the same: several graphs of one model often have the same reason."""
-    reason = re.sub(r"\d+", "#", message)  # graphs of one model differ in their counts of nodes
-    if reason not in _said:
-        _said.add(reason)
+def say_refused(gm: GraphModule, refusal: Refusal, inner: str) -> None:
+    """One warning with the reason and the way out.
+
+    Of a model that Dynamo has broken into many graphs, those without any list of modules are not worth a warning: a
+    front or head in a graph of its own does no harm as long as the blocks are together.
+    """
+    message = f"this graph is not cached, it runs as with plain {inner}: {refusal}"
+    if not isinstance(refusal, NoChain):
+        warn_once(message)
+        return
+    if not refusal.lists and any_break():
+        log.info("dit_cache: %s", message)
+        return
+    broken = explain_break(gm)
+    if broken is None:
+        broken = (
+            "Compile the whole transformer, not a single block, with fullgraph=True: Dynamo then traces through "
+            "data-dependent shapes instead of cutting the graph there, or names the line that it cannot trace"
+        )
+    warn_once(f"{message}. {broken}", key=f"no chain in {source_files(gm)[:1]}")
+
+
+def warn_once(message: str, key: str | None = None) -> None:
+    """A warning, but not twice for one ``key``: several graphs of one model often have the same reason."""
+    key = key or re.sub(r"\d+", "#", message)  # graphs of one model differ in their counts of nodes
+    if key not in _said:
+        _said.add(key)
         log.warning("dit_cache: %s", message)
 
 

@@ -3,7 +3,7 @@ from specs import B, Model, Moment, Word, counting, full, latents, normal, table
 from torch import Tensor
 
 LEFT_OUT: dict[str, str] = {
-    "MiniMaxMusic3RVQDepthDecoder": "an autoregressive decoder of audio codes (embeddings in, hidden states out, no time)",
+    "MiniMaxMusic3RVQDepthDecoder": "autoregressive decoder of audio codes: embeddings in, hidden states out, no time",
 }
 
 

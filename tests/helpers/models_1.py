@@ -57,6 +57,7 @@ MODELS = [
         ),
         chain=("layers",),
         exits=("x",),
+        note="the first call builds the rope table, which breaks the graph (3 frames): needs one eager call before",
     ),
     Model(
         "ChromaTransformer2DModel",

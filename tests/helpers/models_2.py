@@ -25,6 +25,11 @@ def rising(last: float, dtype: torch.dtype = torch.float32) -> Word:
     return Word(lambda now, place: torch.full((now.batch,), last * now.index / now.steps, dtype=dtype))
 
 
+def falling(*first: float) -> Word:
+    """Distinct times of one call, one per value, shared by the batch; each falls evenly towards 0."""
+    return Word(lambda now, place: torch.tensor(first) * (1 - now.index / now.steps))
+
+
 # fmt: off
 MODELS = [
     Model(
@@ -45,6 +50,7 @@ MODELS = [
         ),
         chain=("transformer_blocks", "single_transformer_blocks"),
         exits=("hidden_states", None),
+        frames=6,
     ),
     Model(
         "HunyuanImageTransformer2DModel",
@@ -229,6 +235,7 @@ MODELS = [
         ),
         chain=("layers",),
         exits=("hidden_states",),
+        frames=4,
     ),
     Model(
         "MiniMaxH3Transformer3DModel",
@@ -239,11 +246,11 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 8, 16), audio_hidden_states=latents(B, 4, 6),
-            encoder_hidden_states=normal(B, 5, 8), timestep=timestep(1.0, 2),
-            timestep_indices=table([0] * 5 + [1] * 4 + [0] * 8), token_tags=table([1] * 5 + [2] * 4 + [0] * 8),
+            encoder_hidden_states=normal(B, 5, 8), timestep=falling(0.9, 1.0),
+            timestep_indices=table([1] * 5 + [0] * 4 + [1] * 8), token_tags=table([1] * 5 + [2] * 4 + [0] * 8),
             position_ids=table(
-                [[i, 0, 0] for i in range(9)] + [[9 + i, j, k] for i in range(2) for j in range(2) for k in range(2)],
-                dtype=torch.float32,
+                [[i, 0, 0] for i in range(5)] + [[5 + i, 0, 2 * j - 1] for j in range(2) for i in range(2)]
+                + [[5 + i, j, k] for i in range(2) for j in range(2) for k in range(2)], dtype=torch.float64,
             ),
             video_indices=table([*range(9, 17)]), audio_indices=table([*range(5, 9)]), text_indices=table([*range(5)]),
         ),
@@ -272,6 +279,7 @@ MODELS = [
         ),
         chain=("transformer_blocks",),
         exits=("hidden_states", None),
+        frames=11,
     ),
     Model(
         "MotifVideoTransformer3DModel",
@@ -306,6 +314,7 @@ VARIANTS = [
         ),
         chain=("transformer_blocks", "single_transformer_blocks"),
         exits=("hidden_states", None),
+        frames=9,
     ),
     Model(
         "MotifVideoTransformer3DModel",
@@ -318,7 +327,8 @@ VARIANTS = [
             encoder_attention_mask=padded(10, 7, 4),
         ),
         chain=("transformer_blocks", "single_transformer_blocks"),
-        exits=("hidden_states", None),
-        note="the last 4 single blocks start again from the embedded latents, with the encoder's output as context",
+        exits=(None, None),
+        note="the last 4 single blocks start again from the embedded latents (block 0's hidden_states), with the "
+        "encoder's output as their context: their stream is no argument of block 1",
     ),
 ]

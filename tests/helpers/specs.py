@@ -123,7 +123,7 @@ class Model:
     a ``|`` between them). ``exits`` says what the last block returns: for each tensor of its output the name of the
     argument that is the same stream when the first skipped block takes it, ``a+b`` for a concatenation of two along
     dimension 1, ``...a`` where only the last tokens are that stream, ``a...`` where only the first are (the others are
-    not read), None for what nobody reads. ``frames`` is the number of graphs that plain Dynamo needs.
+    not read), None for what nobody reads or what is kept as it is. ``frames`` is the number of graphs that plain Dynamo needs.
     """
 
     cls: str
