@@ -1,4 +1,4 @@
-"""Says where and why Dynamo cut the model into several graphs, for the refusal of a graph that holds only a part of it."""
+"""Says where and why Dynamo cut the model into several graphs, for the refusal of one that holds only a part."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 before:  y = operator.iadd(x, a)      # x is overwritten
 after:   y = operator.add(x, a)       # later readers of x read y
 
-A block that ends in ``x += f(x)`` writes into a tensor of the block before. Once the two are pieces of their own, or one
-is skipped, that write would reach across a cut; out of place it is an edge of the graph like any other. Within a piece
-the compiler decides by itself what to overwrite.
+A block that ends in ``x += f(x)`` writes into a tensor of the block before. Once the two are pieces of their own, or
+one is skipped, that write would reach across a cut; out of place it is an edge of the graph like any other. Within a
+piece the compiler decides by itself what to overwrite.
 """
 
 from __future__ import annotations
@@ -51,13 +51,10 @@ def _is_private(write: Node, aliases: list[Node], place: dict[Node, int]) -> boo
     target = write.args[0]
     if target not in aliases:
         return False
-    for alias in aliases:
-        if alias.op in ("placeholder", "get_attr"):
-            return False
-        if alias is not target and place[alias] < place[write]:
-            if any(place[user] > place[write] for user in alias.users):
-                return False
-    return True
+    if any(alias.op in ("placeholder", "get_attr") for alias in aliases):
+        return False
+    others = [alias for alias in aliases if alias is not target and place[alias] < place[write]]
+    return all(place[user] <= place[write] for alias in others for user in alias.users)
 
 
 def _same_result(write: Node, ordinary: Any) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from ..config import CacheConfig
 from ..forecast import FORECASTERS
@@ -32,7 +33,6 @@ class StreamReport:
 
     shape: tuple[str, ...]
     dtype: str
-    nbytes: int
     base: str
 
 
@@ -55,8 +55,8 @@ class GraphReport:
     """One graph. ``refusal`` is the reason why it is not cached, None where it is.
 
     ``glue`` counts the operations between blocks, ``pieces`` what was compiled, ``bytes_per_branch`` is the memory
-    that snapshots and probe will hold for each branch of classifier-free guidance, ``seconds`` is how long each pass
-    took.
+    that snapshots and probe will hold for each branch of classifier-free guidance (None where it depends on the data),
+    ``seconds`` is how long each pass took.
     """
 
     nodes: int
@@ -65,7 +65,7 @@ class GraphReport:
     regions: tuple[RegionReport, ...] = ()
     glue: int = 0
     pieces: int = 0
-    bytes_per_branch: int = 0
+    bytes_per_branch: int | None = 0
     settings: str = ""
     notes: tuple[str, ...] = ()
     refusal: str | None = None
@@ -80,7 +80,12 @@ class GraphReport:
             f"stream{'s' * (len(region.streams) != 1)}: {', '.join('x'.join(s.shape) for s in region.streams)})"
             for region in self.regions
         )
-        return f"{self.chain}; {regions}; {self.settings}; {format_bytes(self.bytes_per_branch)} held per branch"
+        held = (
+            "an amount that depends on the data"
+            if self.bytes_per_branch is None
+            else format_bytes(self.bytes_per_branch)
+        )
+        return f"{self.chain}; {regions}; {self.settings}; {held} held per branch"
 
 
 class Reports:
@@ -127,13 +132,19 @@ def chain_name(chain: tuple[Block, ...]) -> str:
     return " + ".join(f"{count} x {kind}" for kind, count in runs)
 
 
-def bytes_per_branch(plan: Plan, config: CacheConfig) -> int:
-    """(order + 1) snapshots of each forecast stream, and one probe, of all regions."""
+def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
+    """(order + 1) snapshots of each forecast stream, and one probe, of all regions.
+
+    None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
+    """
     snapshots = FORECASTERS[config.forecast]().snapshots(config)
     total = 0
     for region in plan.regions:
-        total += snapshots * sum(nbytes_hint(exit.node) for exit in region.exits)
-        total += nbytes_hint(region.probe_value) if POLICIES[config.policy].needs_probe else 0
+        kept = [exit.node for exit in region.exits] * snapshots
+        kept += [region.probe_value] if POLICIES[config.policy].needs_probe else []
+        if any(free_unbacked_symbols(fake(node)) for node in kept):
+            return None
+        total += sum(map(nbytes_hint, kept))
     return total
 
 
@@ -174,6 +185,4 @@ def _region(region: Region) -> RegionReport:
 def _stream(exit: Exit) -> StreamReport:
     value = fake(exit.node)
     base = "none" if exit.base is None else "joined" if exit.joined else "entry"
-    return StreamReport(
-        tuple(map(str, value.shape)), str(value.dtype).removeprefix("torch."), nbytes_hint(exit.node), base
-    )
+    return StreamReport(tuple(map(str, value.shape)), str(value.dtype).removeprefix("torch."), base)

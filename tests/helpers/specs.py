@@ -77,7 +77,9 @@ def timestep(first: float, *shape: Any, dtype: torch.dtype = torch.float32) -> W
 
     def make(now: Moment, place: int) -> Tensor:
         value = first * (1 - now.index / now.steps)
-        return torch.full(now.size(shape[0] if shape and isinstance(shape[0], tuple) else shape or (B,)), value, dtype=dtype)
+        return torch.full(
+            now.size(shape[0] if shape and isinstance(shape[0], tuple) else shape or (B,)), value, dtype=dtype
+        )
 
     return Word(make)
 
@@ -105,6 +107,31 @@ def table(rows: Any, dtype: torch.dtype = torch.int64) -> Word:
     return Word(lambda now, place: torch.tensor(rows, dtype=dtype))
 
 
+def padded(length: int, *real: int, dtype: torch.dtype = torch.int64) -> Word:
+    """A mask (B, length): ones for the first ``real`` places of each sample, then zeros."""
+
+    def make(now: Moment, place: int) -> Tensor:
+        rows = [[1] * n + [0] * (length - n) for n in (real * now.batch)[: now.batch]]
+        return torch.tensor(rows, dtype=dtype)
+
+    return Word(make)
+
+
+def each(row: object, dtype: torch.dtype = torch.int64) -> Word:
+    """A literal tensor, once per sample of the batch."""
+    return Word(lambda now, place: torch.tensor([row] * now.batch, dtype=dtype))
+
+
+def rising(last: float, dtype: torch.dtype = torch.float32) -> Word:
+    """A time (B,) that rises evenly from 0 towards ``last``."""
+    return Word(lambda now, place: torch.full((now.batch,), last * now.index / now.steps, dtype=dtype))
+
+
+def falling(*first: float) -> Word:
+    """Distinct times of one call, one per value, shared by the batch; each falls evenly towards 0."""
+    return Word(lambda now, place: torch.tensor(first) * (1 - now.index / now.steps))
+
+
 def per_sample(item: Any) -> Any:
     """A list with ``item`` once per sample of the batch."""
     return _PerSample(item)
@@ -123,7 +150,10 @@ class Model:
     a ``|`` between them). ``exits`` says what the last block returns: for each tensor of its output the name of the
     argument that is the same stream when the first skipped block takes it, ``a+b`` for a concatenation of two along
     dimension 1, ``...a`` where only the last tokens are that stream, ``a...`` where only the first are (the others are
-    not read), None for what nobody reads or what is kept as it is. ``frames`` is the number of graphs that plain Dynamo needs.
+    not read), None for what nobody reads or what is kept as it is.
+
+    ``fullgraph`` says whether Dynamo can trace the model into one graph, ``dynamo`` are settings of Dynamo that its
+    blocks need to be in one graph, ``refused`` is a regular expression for the reason where it cannot be cached.
     """
 
     cls: str
@@ -131,10 +161,16 @@ class Model:
     inputs: dict[str, Any]
     chain: tuple[str, ...]
     exits: tuple[str | None, ...] = ("hidden_states",)
-    frames: int = 1
+    fullgraph: bool = True
+    dynamo: dict[str, Any] = field(default_factory=dict)
+    refused: str | None = None
+    variant: str = ""
     module: str = "diffusers"
     note: str = ""
-    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.cls} ({self.variant})" if self.variant else self.cls
 
     def build(self, seed: int = 0) -> torch.nn.Module:
         """The model with random weights; every parameter gets one, also those that are initialised to zero."""

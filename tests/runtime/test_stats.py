@@ -7,7 +7,6 @@ import torch
 from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents
 
 import dit_compile
-from dit_compile.debug import messages
 from dit_compile.debug.summary import REASONS, format_bytes, ranges
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]

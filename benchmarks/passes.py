@@ -1,0 +1,66 @@
+"""How long the passes take on a graph of full depth: FLUX's 19 + 38 blocks, at a small width (time goes by nodes).
+
+    python benchmarks/passes.py --out benchmarks/results/passes.json
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from diffusers import FluxTransformer2DModel
+from rich.console import Console
+from rich.table import Table
+
+import dit_compile
+
+GOALS = {"find_blocks": 1.0, "all": 3.0}  # seconds on one core
+
+
+def model_and_inputs(double: int, single: int) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A FLUX transformer of width 32 and the inputs of one call."""
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=double, num_single_layers=single, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    shapes = {"hidden_states": (1, 16, 4), "encoder_hidden_states": (1, 8, 32), "pooled_projections": (1, 32)}
+    inputs: dict[str, Any] = {name: torch.randn(shape) for name, shape in shapes.items()}
+    inputs |= {"timestep": torch.ones(1), "img_ids": torch.randn(16, 3), "txt_ids": torch.randn(8, 3)}
+    return model.eval().requires_grad_(False), {**inputs, "return_dict": False}
+
+
+def main(
+    double: Annotated[int, typer.Option(help="two-stream blocks")] = 19,
+    single: Annotated[int, typer.Option(help="single-stream blocks")] = 38,
+    repeats: Annotated[int, typer.Option(min=1, help="compilations, of which the median is taken")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
+) -> None:
+    """Compiles the graph several times with the eager inner compiler and prints the seconds of each pass."""
+    torch.set_num_threads(1)
+    model, inputs = model_and_inputs(double, single)
+    for _ in range(repeats):
+        torch._dynamo.reset_code_caches()
+        with torch.no_grad():
+            torch.compile(model, backend="dit_cache", fullgraph=True, options={"inner": "eager"})(**inputs)
+    reports = dit_compile.graphs()[-repeats:]
+    seconds = {name: statistics.median(report.seconds[name] for report in reports) for name in reports[0].seconds}
+    seconds["all"] = statistics.median(sum(report.seconds.values()) for report in reports)
+
+    table = Table("pass", "seconds", "goal", title=f"{len(reports[0].blocks)} blocks, {reports[0].nodes} nodes")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.3f}", f"{GOALS[name]:g}" if name in GOALS else "")
+    Console().print(table)
+    if out is not None:
+        facts = {"torch": torch.__version__, "device": platform.machine(), "command": " ".join(sys.argv)}
+        out.write_text(json.dumps({**facts, "nodes": reports[0].nodes, "seconds": seconds}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
