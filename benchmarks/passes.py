@@ -1,6 +1,6 @@
 """How long the passes take on a graph of full depth: FLUX's 19 + 38 blocks, at a small width (time goes by nodes).
 
-    python benchmarks/passes.py --out benchmarks/results/passes.json
+python benchmarks/passes.py --out benchmarks/results/passes.json
 """
 
 from __future__ import annotations

@@ -123,7 +123,9 @@ def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
 
     clock = plan.clock_inputs
     timestep = place[clock.timestep] if clock.timestep is not None else None
-    return ClockPlaces(places(clock.owner), places(clock.moving), timestep, places(clock.conditioning))
+    return ClockPlaces(
+        places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side)
+    )
 
 
 def _reset() -> None:

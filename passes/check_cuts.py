@@ -47,7 +47,10 @@ def written(node: Node) -> list[Node]:
             if spec.alias_info is not None and spec.alias_info.is_write and isinstance(value, Node)
         ]
     name = target_name(node)
-    result = first if node.target in _INPLACE or (name.endswith("_") and not name.endswith("__")) else []
+    in_name = (
+        name.endswith("_") and not name.endswith("__") and not hasattr(operator, name)
+    )  # operator.and_ is no write
+    result = first if node.target in _INPLACE or in_name else []
     if node.kwargs.get("inplace") is True:
         result = first
     out = node.kwargs.get("out")

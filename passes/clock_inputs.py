@@ -17,14 +17,15 @@ _OWNERS = 4  # parameters that tell modules apart: several, because fine-tuned c
 _TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
 
 
-def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
+def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[Node] = ()) -> ClockInputs:
     """Sorts the activations among the inputs of ``graph`` by the part they play in a denoising loop.
 
     ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
     (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small
     input that feeds a sinusoidal embedding; an argument called so wins over one that only looks so, because guidance
     scales are embedded in the same way. Of the other tensors those with at least two dimensions (embeddings, position
-    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call.
+    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call. ``streams`` are
+    all streams where they enter the first block.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]
@@ -35,7 +36,17 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None) -> ClockInputs:
     moving = tuple(node for node in active if node in sources and node is not timestep)
     rest = [node for node in active if node is not timestep and node not in moving]
     conditioning = tuple([node for node in rest if fake(node).ndim >= 2] or rest)
-    return ClockInputs(owner, moving, timestep, conditioning)
+    begun = _sources(streams) | sources
+    side = tuple(
+        node
+        for node in active
+        if fake(node).is_floating_point() and node not in begun and not _is_time(node) and node is not timestep
+    )
+    return ClockInputs(owner, moving, timestep, conditioning, side)
+
+
+def _is_time(node: Node) -> bool:
+    return bool(_TIME_NAME.search(_argument_name(node))) or _feeds_waves(node)
 
 
 def _timestep(active: list[Node]) -> Node | None:

@@ -111,4 +111,3 @@ class EntryBase:
         node.meta["example_value"] = value
         self.made.append(node)
         return node
-

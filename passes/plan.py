@@ -96,10 +96,12 @@ class ClockInputs:
 
     ``owner`` are a few parameters of the model (whose model is this?), ``moving`` the inputs that change at every step
     (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a
-    generation.
+    generation. ``side`` are floating point inputs of which no stream begins (prompts, control samples, scales): the
+    guard must notice when they change.
     """
 
     owner: tuple[Node, ...]
     moving: tuple[Node, ...]
     timestep: Node | None
     conditioning: tuple[Node, ...]
+    side: tuple[Node, ...] = ()

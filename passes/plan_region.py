@@ -39,7 +39,11 @@ def plan_region(gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: 
     for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
         f, b = _clamp(front, back, group, notes)
         regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main))
-    clock = find_clock_inputs(gm.graph, regions[0].probe_entry)
+    bases = [exit.base for region in regions for exit in region.exits if exit.base is not None]
+    place = positions(gm.graph)
+    first = place[chain[0].nodes[0]]
+    begin = [leaf for base in bases for leaf in leaves(base, lambda node: place[node] < first)]
+    clock = find_clock_inputs(gm.graph, regions[0].probe_entry, begin)
     return Plan(chain, tuple(regions), clock, tuple(notes))
 
 

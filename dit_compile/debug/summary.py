@@ -25,6 +25,7 @@ REASONS = {
     "consecutive_limit": "max_continuous_cached_steps reached",
     "threshold_off": "the threshold is 0",
     "threshold": "the probe changed too much",
+    "input_changed": "an input besides the latents changed too much",
     "shape_changed": "shape, dtype or device changed",
     "non_finite": "the probe was NaN or infinite",
     "disabled": "the cache is switched off",

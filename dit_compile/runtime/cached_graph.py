@@ -27,6 +27,7 @@ class ClockPlaces:
     moving: tuple[int, ...]
     timestep: int | None
     conditioning: tuple[int, ...]
+    side: tuple[int, ...] = ()
 
 
 class CachedGraph:
@@ -99,7 +100,8 @@ class CachedGraph:
         def late_time() -> None:
             self._harvest(state, owner, session, config, wait=True)
 
-        return CallStep(self.number, state, position, config, time, late_time)
+        side = [args[i] for i in places.side]
+        return CallStep(self.number, state, position, config, side, time, late_time)
 
     def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
         """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""

@@ -16,6 +16,7 @@ from ..policy import POLICIES, Policy, StepView, Verdict
 from .clock import Position
 from .host_read import HostRead
 from .identity import layout
+from .side_inputs import relative_change
 from .slots import Slots
 from .stats import StepStats
 from .stopwatch import Stopwatch
@@ -48,6 +49,7 @@ class CallStep:
         state: ModuleState,
         position: Position,
         config: CacheConfig,
+        side: Sequence[Tensor],
         time: HostRead | None,
         late_time: Callable[[], None],
     ) -> None:
@@ -55,6 +57,7 @@ class CallStep:
         self.state = state
         self.position = position
         self.config = config
+        self.side = side
         self.policy = _policy(config.policy)
         self.forecaster = _forecaster(config.forecast)
         self._time = time
@@ -79,10 +82,14 @@ class CallStep:
         if verdict is None:
             step = self.index
             residual, sums = probe(value, entry, slots.probe)
-            diff = self._read(sums)
+            side = slots.side.compare(self.side)
+            diff, *side_diffs = self._read(sums, *(side or ()))
             if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
                 verdict = self._verdict_without_data(region, False)
             verdict = verdict or self._verdict(self._slots(region), diff)
+            threshold = self.config.residual_diff_threshold
+            if verdict.reuse and not (side is not None and all(d < threshold for d in side_diffs)):
+                verdict = Verdict(False, "input_changed")
         elif not verdict.reuse and self.policy.needs_probe:
             residual, _ = probe(value, entry, None)
         slots = self._slots(region)
@@ -111,12 +118,14 @@ class CallStep:
                 return self._verdict_without_data(region, False)
         return verdict
 
-    def _read(self, sums: Tensor) -> float:
-        changed, before = HostRead(sums).values()
+    def _read(self, probe_sums: Tensor, *side_sums: Tensor) -> list[float]:
+        """Relative changes: of the probe (NaN when it was zero) and of inputs."""
+        changed, before, *side = HostRead(probe_sums, *side_sums).values()
         self._generation().host_reads += 1
         if self._time is not None:
             self._late_time()
-        return changed / before if before else math.nan
+        pairs = zip(side[::2], side[1::2], strict=True)
+        return [changed / before if before else math.nan, *(relative_change(*pair) for pair in pairs)]
 
     def _verdict(self, slots: Slots, diff: float) -> Verdict:
         if not slots.ring:
@@ -183,6 +192,8 @@ class RegionCall:
             if slots is not None:
                 slots.store(call.index, call.forecaster.snapshots(call.config), outputs, bases)
                 slots.probe = self._residual
+                if call.policy.needs_probe:
+                    slots.side.remember(call.side)
                 slots.run = 0
         action = "reuse" if reuse else "compute"
         call.record(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.weighted_sum import store_residual, weighted_sum
+from .side_inputs import SideInputs
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Slots:
     probe: Tensor | None = None
     ring: list[Snapshot] = field(default_factory=list)
     layouts: list[tuple[torch.Size, tuple[int, ...]]] = field(default_factory=list)
+    side: SideInputs = field(default_factory=SideInputs)
     cached: int = 0
     run: int = 0
 
@@ -40,6 +42,7 @@ class Slots:
         self.key, self.probe = None, None
         self.ring.clear()
         self.layouts.clear()
+        self.side.clear()
 
     def store(self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None]) -> None:
         """Takes a snapshot of ``values - bases`` (``values`` where there is no base)."""
@@ -75,4 +78,4 @@ class Slots:
         tensors = [tensor for snap in self.ring for tensor in snap.tensors]
         if self.probe is not None:
             tensors.append(self.probe)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + self.side.nbytes()

@@ -14,6 +14,7 @@ from specs import (
     padded,
     per_sample,
     rising,
+    stored_cache,
     table,
     timestep,
 )
@@ -21,10 +22,13 @@ from specs import (
 # Classes that are no denoisers with a list of blocks, and why.
 LEFT_OUT = {
     "MiniMaxMusic3RVQDepthDecoder": "autoregressive decoder of audio codes: embeddings in, hidden states out, no time",
+    "TransformerTemporalModel": "temporal layer inside a UNet: adds to its input, takes no time and predicts nothing",
 }
 
 # One row per frame: camera to world (4 x 4), fx, fy, cx, cy.
 CAMERA = [[1, 0, 0, 0.1 * i, 0, 1, 0, 0.2, 0, 0, 1, 0.3 * i, 0, 0, 0, 1, 4, 4, 2, 2] for i in range(3)]
+
+ANIMATE = "diffusers.models.transformers.transformer_wan_animate_2"
 
 # fmt: off
 MODELS = [
@@ -480,6 +484,7 @@ MODELS = [
         chain=("transformer_blocks", "single_transformer_blocks"),
         exits=("hidden_states", None),
         fullgraph=False,
+        note="boolean indexing in a loop over the prompts makes Dynamo compile each block by itself",
         refused="no chain of at least 3",
         variant="second text encoder",
     ),
@@ -816,10 +821,9 @@ MODELS = [
             encoder_attention_mask=padded(10, 7, 4),
         ),
         chain=("transformer_blocks", "single_transformer_blocks"),
-        exits=(None, None),
+        exits=("first.hidden_states", None),
         variant="decoder layers",
-        note="the last 4 single blocks start again from the embedded latents (block 0's hidden_states), with the "
-        "encoder's output as their context: their stream is no argument of block 1",
+        note="the last 4 single blocks start again from what enters block 0",
     ),
     Model(
         "NucleusMoEImageTransformer2DModel",
@@ -829,9 +833,25 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 16, 16), img_shapes=[(1, 4, 4)], encoder_hidden_states=normal(B, 8, 16),
-            encoder_hidden_states_mask=counting(B, 8, modulo=8, dtype=torch.bool), timestep=timestep(1.0),
+            encoder_hidden_states_mask=padded(8, 6, 5, dtype=torch.bool), timestep=timestep(1.0),
         ),
         chain=("transformer_blocks",),
+    ),
+    Model(
+        "NucleusMoEImageTransformer2DModel",
+        dict(
+            in_channels=16, out_channels=4, num_layers=8, attention_head_dim=16, num_attention_heads=4,
+            num_key_value_heads=2, joint_attention_dim=16, axes_dims_rope=(8, 4, 4), num_experts=4,
+            moe_intermediate_dim=32, capacity_factors=2.0,
+        ),
+        dict(
+            hidden_states=latents(B, 16, 16), img_shapes=[(1, 4, 4)], encoder_hidden_states=normal(B, 8, 16),
+            encoder_hidden_states_mask=padded(8, 6, 5, dtype=torch.bool), timestep=timestep(1.0),
+        ),
+        chain=("transformer_blocks",),
+        dynamo=dict(capture_scalar_outputs=True),
+        variant="experts",
+        note="blocks 0-2 and the last are dense, the others have experts",
     ),
     Model(
         "OmniGenTransformer2DModel",
@@ -846,6 +866,7 @@ MODELS = [
             position_ids=counting(B, 24, modulo=24),
         ),
         chain=("layers",),
+        fullgraph=False,
     ),
     Model(
         "OvisImageTransformer2DModel",
@@ -890,7 +911,7 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 4, 8, 8), timestep=timestep(1.0), encoder_hidden_states=normal(B, 8, 32),
-            attention_mask=counting(B, 8, modulo=8, dtype=torch.bool),
+            attention_mask=padded(8, 6, 5, dtype=torch.bool),
         ),
         chain=("blocks",),
     ),
@@ -901,11 +922,13 @@ MODELS = [
             context_in_dim=32, mlp_ratio=2, axes_dims_rope=(4, 4, 8),
         ),
         dict(
-            hidden_states=latents(B, 16, 4), encoder_hidden_states=normal(B, 8, 32), timestep=timestep(1.0),
-            img_shapes=[[(1, 4, 4)]], img_mask=table([8 * [False] + 4 * [True]], dtype=torch.bool),
-            encoder_hidden_states_mask=counting(B, 8, modulo=8, dtype=torch.bool),
+            hidden_states=latents(B, 20, 4), encoder_hidden_states=normal(B, 8, 32), timestep=timestep(1.0),
+            img_shapes=[[(1, 2, 2), (1, 4, 4)]],
+            img_mask=table([3 * [False] + [True] + 4 * [False] + 4 * [True]], dtype=torch.bool),
+            encoder_hidden_states_mask=padded(8, 6, 5, dtype=torch.bool),
         ),
         chain=("transformer_blocks",),
+        fullgraph=False,
     ),
     Model(
         "QwenImageTransformer2DModel",
@@ -915,11 +938,37 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 16, 16), encoder_hidden_states=normal(B, 8, 16),
-            encoder_hidden_states_mask=counting(B, 8, modulo=8, dtype=torch.bool), timestep=timestep(1.0),
+            encoder_hidden_states_mask=padded(8, 6, 5, dtype=torch.bool), timestep=timestep(1.0),
             img_shapes=per_sample([(1, 4, 4)]),
         ),
         chain=("transformer_blocks",),
         exits=(None, "hidden_states"),
+    ),
+    Model(
+        "RFD4ProteinaTransformer",
+        dict(
+            nlayers=4, token_dim=32, nheads=2, dim_cond=16, pair_repr_dim=8, latent_dim=4, token_type_emb_dim=8,
+            t_emb_dim=16, seq_sep_dim=8, xt_pair_dist_dim=10, tri_mult_c=8, num_sequence_classes=16,
+            feats_seq=("xt_bb_ca", "xt_local_latents", "token_type", "chain_centroid_xyz", "hotspot"),
+            feats_cond_seq=("time_emb_bb_ca", "time_emb_local_latents", "recycle_remaining"),
+            feats_pair_repr=("xt_bb_ca_pair_dists", "bond_mask", "index_group_pair", "token_bond_path_length"),
+        ),
+        dict(
+            bb_ca=latents(B, 12, 3), local_latents=latents(B, 12, 4), bb_ca_time=rising(1.0),
+            local_latents_time=rising(1.0), padding_mask=padded(12, 12, 10, dtype=torch.bool),
+            token_type=counting(B, 12, modulo=7), atom37_mask=ones(B, 12, 37),
+            conditioning={
+                "is_in_context_conditioning": padded(12, 2, dtype=torch.bool),
+                "supports_local_latent": padded(12, 9, dtype=torch.bool),
+                "bond_mask": counting(B, 12, 12, modulo=2), "token_bond_path_length": counting(B, 12, 12, modulo=9),
+                "condition_hotspot_1_atom": counting(B, 12, 37, modulo=2),
+                "condition_index-group_1_token": counting(B, 12, modulo=3),
+                "condition_ChainCentroid_1_atom": normal(B, 12, 3),
+            },
+        ),
+        chain=("transformer_layers",),
+        exits=("values",),
+        note="a pair stream is updated from the tokens behind every second layer, by a side list",
     ),
     Model(
         "SanaTransformer2DModel",
@@ -943,7 +992,7 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 4, 2, 8, 8), encoder_hidden_states=normal(B, 8, 16), timestep=timestep(1000.0),
-            encoder_attention_mask=ones(B, 8),
+            encoder_attention_mask=padded(8, 6, 5),
         ),
         chain=("transformer_blocks",),
     ),
@@ -956,7 +1005,7 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 16, 4), encoder_hidden_states=normal(B, 8, 16), timestep=timestep(1000.0, B, 16),
-            video_rotary_emb=(normal(B, 16, 32), normal(B, 16, 32)), encoder_attention_mask=ones(B, 8),
+            video_rotary_emb=(normal(B, 16, 32), normal(B, 16, 32)), encoder_attention_mask=padded(8, 6, 5),
         ),
         chain=("transformer_blocks",),
     ),
@@ -968,7 +1017,7 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 4, 3, 4, 4), timestep=timestep(1000.0, B, 1, 3),
-            encoder_hidden_states=normal(B, 8, 16), mask=ones(B, 8),
+            encoder_hidden_states=normal(B, 8, 16), mask=padded(8, 6, 5),
             camera_conditions=each(CAMERA, dtype=torch.float32), chunk_plucker=normal(B, 48, 3, 4, 4),
         ),
         chain=("blocks",),
@@ -1008,7 +1057,7 @@ MODELS = [
         ),
         dict(
             hidden_states=latents(B, 8, 16), timestep=timestep(1.0), encoder_hidden_states=normal(B, 8, 16),
-            global_hidden_states=normal(B, 12), encoder_attention_mask=counting(B, 8, modulo=8, dtype=torch.bool),
+            global_hidden_states=normal(B, 12), encoder_attention_mask=padded(8, 6, 5, dtype=torch.bool),
             local_add_cond=normal(B, 5, 16),
         ),
         chain=("transformer_blocks",),
@@ -1053,6 +1102,23 @@ MODELS = [
         ),
         chain=("transformer_blocks",),
         note="legacy; in its form for patches it is a denoiser as PixArt's",
+    ),
+    Model(
+        "WanAnimate2Transformer3DModel",
+        dict(
+            text_len=12, in_dim=8, dim=32, ffn_dim=32, freq_dim=32, text_dim=16, out_dim=4, num_heads=2, num_layers=4,
+            use_img_emb=False,
+        ),
+        dict(
+            hidden_states=per_sample(latents(4, 3, 4, 4)), timestep=timestep(1000.0),
+            encoder_hidden_states=per_sample(normal(8, 16)), condition_latents=per_sample(normal(4, 3, 4, 4)),
+            kv_cache=stored_cache(ANIMATE, "WanAnimate2KVCache", 4, B, 8, 2, 16), kv_cache_mode="cached", seq_len=12,
+            reference_grid_sizes=each([2, 2, 2]), origin_len=5, origin_area=[32, 32],
+        ),
+        chain=("blocks",),
+        fullgraph=False,
+        note="sizes are read on the host in every block, which breaks the graph there",
+        refused="no chain of at least 3",
     ),
     Model(
         "WanAnimateTransformer3DModel",
@@ -1102,9 +1168,10 @@ MODELS = [
             axes_dims=[8, 4, 4], axes_lens=[128, 32, 32],
         ),
         dict(
-            x=per_sample(latents(4, 1, 8, 8)), t=timestep(1.0), cap_feats=per_sample(normal(10, 16)),
+            x=per_sample(latents(4, 1, 8, 8)), t=rising(1.0), cap_feats=per_sample(normal(10, 16)),
         ),
         chain=("layers",),
         exits=("x",),
+        fullgraph=False,
     ),
 ]

@@ -59,11 +59,12 @@ class EagerOracle:
         signature = inspect.signature(original)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if number == self.front:
+            if number in (0, self.front):
+                prefix = "" if number == self.front else "first."
                 bound = signature.bind(*args, **kwargs)
-                self.entry = {name: tree_map(_copy, value) for name, value in bound.arguments.items()}
+                self.entry |= {prefix + name: tree_map(_copy, value) for name, value in bound.arguments.items()}
                 if not reuse:
-                    self.entry_then = self.entry
+                    self.entry_then = dict(self.entry)
             if not reuse or number < self.front:
                 result = original(*args, **kwargs)
                 if not reuse:
@@ -85,7 +86,7 @@ class EagerOracle:
         return type(result)(items) if isinstance(result, (tuple, list)) else items[0]
 
     def _stream(self, entry: dict[str, Any], names: str) -> Tensor:
-        parts = [entry[name] for name in names.strip(".").split("+")]
+        parts = [entry[name] for name in names.removeprefix("...").removesuffix("...").split("+")]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 

@@ -6,6 +6,7 @@ dicts of words) is passed as it is.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Moment:
 class Word:
     """A tensor to be made at every call; ``make`` gets the moment and a number that is unique to the place."""
 
-    make: Callable[[Moment, int], Tensor]
+    make: Callable[[Moment, int], Any]
 
 
 def latents(*shape: Any) -> Word:
@@ -73,7 +74,7 @@ def normal(*shape: Any, dtype: torch.dtype = torch.float32) -> Word:
 
 
 def timestep(first: float, *shape: Any, dtype: torch.dtype = torch.float32) -> Word:
-    """Falls evenly from ``first`` towards 0; of shape ``(B,)`` unless another is given, ``()`` for a scalar."""
+    """Falls evenly from ``first`` towards 0; of shape ``(B,)`` unless another is given."""
 
     def make(now: Moment, place: int) -> Tensor:
         value = first * (1 - now.index / now.steps)
@@ -132,6 +133,18 @@ def falling(*first: float) -> Word:
     return Word(lambda now, place: torch.tensor(first) * (1 - now.index / now.steps))
 
 
+def stored_cache(module: str, cls: str, layers: int, *shape: Any) -> Word:
+    """A key/value cache object of diffusers (``get(layer).store(key, value)``), filled for every layer."""
+
+    def make(now: Moment, place: int) -> Any:
+        cache = getattr(importlib.import_module(module), cls)(layers)
+        for layer in range(layers):
+            cache.get(layer).store(*(normal(*shape).make(now, place + 100 * layer + half) for half in (0, 50)))
+        return cache
+
+    return Word(make)
+
+
 def per_sample(item: Any) -> Any:
     """A list with ``item`` once per sample of the batch."""
     return _PerSample(item)
@@ -150,7 +163,8 @@ class Model:
     a ``|`` between them). ``exits`` says what the last block returns: for each tensor of its output the name of the
     argument that is the same stream when the first skipped block takes it, ``a+b`` for a concatenation of two along
     dimension 1, ``...a`` where only the last tokens are that stream, ``a...`` where only the first are (the others are
-    not read), None for what nobody reads or what is kept as it is.
+    not read), ``first.a`` for an argument of the chain's first block, None for
+    what nobody reads or what is kept as it is.
 
     ``fullgraph`` says whether Dynamo can trace the model into one graph, ``dynamo`` are settings of Dynamo that its
     blocks need to be in one graph, ``refused`` is a regular expression for the reason where it cannot be cached.
@@ -173,14 +187,19 @@ class Model:
         return f"{self.cls} ({self.variant})" if self.variant else self.cls
 
     def build(self, seed: int = 0) -> torch.nn.Module:
-        """The model with random weights; every parameter gets one, also those that are initialised to zero."""
-        import importlib
-
+        """The model with random weights; every parameter gets one, also those that are initialised to a constant or,
+        made by ``torch.empty``, not at all."""
         torch.manual_seed(seed)
-        model = getattr(importlib.import_module(self.module), self.cls)(**self.config)
+        torch.use_deterministic_algorithms(True)  # torch.empty gives NaN then
+        try:
+            model = self._class()(**self.config)
+        finally:
+            torch.use_deterministic_algorithms(False)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
+                if parameter.isnan().any():
+                    parameter.zero_()
                 if parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
                     parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         return model.eval().requires_grad_(False)
@@ -206,6 +225,4 @@ class Model:
         return {**kwargs, "return_dict": False} if "return_dict" in forward.parameters else kwargs
 
     def _class(self) -> Any:
-        import importlib
-
         return getattr(importlib.import_module(self.module), self.cls)
