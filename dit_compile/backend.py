@@ -30,7 +30,7 @@ from .passes.outline import Outliner
 from .passes.plan import Plan, Refusal
 from .passes.plan_region import plan_region
 from .policy import POLICIES
-from .runtime.cached_graph import CachedGraph, ClockPlaces
+from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 
 Layers = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -80,7 +80,8 @@ def _cached(
             chain = find_blocks(graph)
         dump.blocks(chain)
         with watch("plan_region"):
-            plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope)
+            tap = POLICIES[config.policy]().tap(config)
+            plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope, tap=tap)
         dump.plan(plan)
         with watch("insert_guard"):
             top = insert_guard(graph, plan)
@@ -96,7 +97,8 @@ def _cached(
     reports.add(report)
     say_compiled(report)
     top = lower(top, outliner.pieces, config.inner, patches)
-    cached = CachedGraph(top.forward, _clock_places(graph, plan), layers, report.chain, table, process_overrides)
+    code = Code(top.forward, _clock_places(graph, plan), report.chain, len(plan.regions), tap)
+    cached = CachedGraph(code, layers, table, process_overrides)
     torch._dynamo.utils.counters["dit_cache"]["graphs"] += 1
     torch._dynamo.utils.counters["dit_cache"]["pieces"] += len(outliner.pieces)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 ENV_PREFIX = "DIT_CACHE_"
 ENVIRONMENT = "environment variable"  # the ``where`` of a layer whose names are environment variables
+MASK_NAMES = ("slow", "medium", "fast", "ultra")  # cache-dit's masks, in policy/mask_presets.py
 Names = Collection[str] | None  # of registered plug-ins; None: any identifier passes
 
 
@@ -31,7 +32,7 @@ class Accepts(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def _number(low: int, high: int | None = None, *, real: bool = False, words: tuple[str, ...] = ()) -> Accepts:
+def _number(low: float, high: float | None = None, *, real: bool = False, words: tuple[str, ...] = ()) -> Accepts:
     def convert(value: Any) -> int | float | str:
         if str(value).strip().lower() in words:
             return str(value).strip().lower()
@@ -73,6 +74,8 @@ def _read_flag(value: Any) -> bool:
 
 
 def _read_mask(value: Any) -> str:
+    if isinstance(value, str) and value.strip().lower() in MASK_NAMES:
+        return value.strip().lower()
     mask = value.strip() if isinstance(value, str) else "".join(str(operator.index(digit)) for digit in value)
     if not mask or mask.strip("01"):
         raise ValueError
@@ -86,8 +89,34 @@ def _read_folder(value: Any) -> str:
     return os.path.expanduser(path.strip())
 
 
+def _read_numbers(value: Any) -> tuple[float, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    numbers_read = tuple(float(item) for item in items)
+    if not numbers_read or not all(map(math.isfinite, numbers_read)):
+        raise ValueError
+    return numbers_read
+
+
+def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
+    pairs = [pair.split(":") for pair in value.split(",")] if isinstance(value, str) else value
+    rates = tuple((float(bound), operator.index(int(steps))) for bound, steps in pairs)
+    if not rates or min(steps for _, steps in rates) < 1:
+        raise ValueError
+    return rates
+
+
+def _read_polynomial(value: Any) -> str:
+    words = ("identity", "flux")
+    return value if value in words else ",".join(map(repr, _read_numbers(value)))
+
+
+_NUMBERS = Accepts("numbers with commas between them", _read_numbers)
+_RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
+_POLYNOMIAL = Accepts("identity, flux or coefficients with commas, highest power first", _read_polynomial)
 _FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
-_MASK = Accepts("a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask)
+_MASK = Accepts(
+    "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
+)
 _FOLDER = Accepts("the path of a folder", _read_folder)
 
 
@@ -125,7 +154,8 @@ class CacheConfig:
     fn: int = _knob(_DEFAULT["fn"], _number(1),
         "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
     bn: int = _knob(_DEFAULT["bn"], _number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
-    policy: str = _knob("dbcache", _plugin(), "when to reuse: dbcache, interval, mask or another policy")
+    policy: str = _knob("dbcache", _plugin(),
+        "when to reuse: dbcache, interval, mask, teacache, magcache, easycache, adacache, delta_dit, or your own")
     residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], _number(0, real=True),
         "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
     warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "initial computed steps", peer="max_warmup_steps")
@@ -135,22 +165,46 @@ class CacheConfig:
         "reused steps allowed per generation; -1 unlimited, 0 none", peer="max_cached_steps")
     max_continuous_cached_steps: int = _knob(_DEFAULT["max_continuous_cached_steps"], _number(-1),
         "reused steps allowed in a row; -1 unlimited, 0 none", peer="max_continuous_cached_steps")
-    forecast: str = _knob(_DEFAULT["forecast"], _plugin(), "how to reuse: reuse, taylorseer or another forecaster")
+    forecast: str = _knob(_DEFAULT["forecast"], _plugin(),
+        "how to reuse: reuse, taylorseer, newton, hicache, foca, spectrum, or your own")
     taylor_order: int = _knob(_DEFAULT["taylor_order"], _number(0, 5),
-        "order of the forecast, which keeps order + 1 snapshots (at most six)", peer="taylorseer_order")
+        "order of taylorseer, newton and hicache, which keep order + 1 snapshots", peer="taylorseer_order")
+    hicache_sigma: float = _knob(0.5, _number(0, 1, real=True), "scale of hicache's polynomials; smaller: damped more")
+    spectrum_degree: int = _knob(4, _number(1, 5), "degree of spectrum's polynomials, fitted to six snapshots")
+    spectrum_ridge: float = _knob(0.1, _number(1e-6, real=True), "ridge of spectrum's fit; larger: damped more")
+    spectrum_mix: float = _knob(0.5, _number(0, 1, real=True),
+        "share of spectrum's fit in its forecast; the rest is a straight line")
     cfg: str | int = _knob("auto", _number(1, words=("auto", "none")),
         "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
     num_steps: int | None = _knob(None, _number(1),
         "steps per generation, only if the clock should not infer them", peer="num_inference_steps")
-    scope: str = _knob("chain", _choice("chain", "container"),
-        "chain: one decision for all blocks; container: one per module list, as in cache-dit 1.0.14", structure=True)
+    scope: str = _knob("chain", _choice("chain", "container", "halves"),
+        "chain: one decision for all blocks; container: one per module list, as in cache-dit 1.0.14; halves: two",
+        structure=True)
     dump: str | None = _knob(None, _FOLDER, "folder that receives the graphs of every pass", structure=True)
     inner: str = _knob("inductor", _choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
     summary: bool = _knob(False, _FLAG, "1 prints the summary when a generation ends")
     step_mask: str | None = _knob(None, _MASK,
-        "one digit per step, for policy=mask: 1101 computes all but the third", peer="steps_computation_mask")
-    interval: int = _knob(3, _number(1), "every n-th step computes, for policy=interval")
+        "one digit per step, for policy=mask: 1101 computes all but the third; or, with num_steps, a mask by name",
+        peer="steps_computation_mask")
+    interval: int = _knob(3, _number(1), "every n-th step computes, for policy=interval and delta_dit")
+    probe: str = _knob("residual", _choice("residual", "hidden"),
+        "what dbcache compares: the effect of the front blocks, or the stream behind them", structure=True)
+    downsample_factor: int = _knob(1, _number(1),
+        "the guard looks at every n-th channel only", peer="downsample_factor")
+    max_accumulated_diff: float = _knob(-1, _number(-1, real=True),
+        "sum of differences since the last computed step that dbcache allows; -1 unlimited",
+        peer="max_accumulated_residual_diff_threshold")
+    cfg_decision: str = _knob("separate", _choice("separate", "shared"),
+        "shared: the first branch of a step decides for all", peer="cfg_diff_compute_separate")
+    teacache_tap: str = _knob("modulated", _choice("modulated", "time"),
+        "what teacache watches: the first block's modulated input, or the time embedding", structure=True)
+    teacache_polynomial: str = _knob("identity", _POLYNOMIAL, "rescales teacache's differences")
+    mag_ratios: tuple[float, ...] | None = _knob(None, _NUMBERS, "calibrated ratios of magnitude, for policy=magcache")
+    adacache_rates: tuple[tuple[float, int], ...] = _knob("0.03:6,0.06:5,0.09:4,0.12:3,0.15:2,1:1", _RATES,
+        "pairs bound:steps, for policy=adacache")
+    delta_boundary: int = _knob(14, _number(0), "step from which policy=delta_dit skips the front half, not the rear")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -161,12 +215,30 @@ class CacheConfig:
                 'policy="mask" needs step_mask, which names the steps to compute: step_mask="1101" '
                 f"({env_name('step_mask')}=1101) computes the first, second and fourth step and reuses for the third"
             )
+        if self.step_mask in MASK_NAMES and self.num_steps not in (4, 6) and (self.num_steps or 0) < 8:
+            raise ConfigError(
+                f"step_mask={self.step_mask!r} is a mask by name and needs num_steps ({env_name('num_steps')}), the "
+                f"steps per generation: 4, 6 or at least 8; num_steps is {as_text(self.num_steps)}"
+            )
+        if self.policy == "magcache" and self.mag_ratios is None:
+            raise ConfigError(
+                f'policy="magcache" needs mag_ratios ({env_name("mag_ratios")}), the ratios |R_t| / |R_t-1| of '
+                "your model's residual norms from step 1 on, as its authors publish them or you have measured them"
+            )
+        if self.policy == "delta_dit" and self.scope != "halves":
+            raise ConfigError(f'policy="delta_dit" needs scope="halves" ({env_name("scope")}=halves): two regions')
 
     def describe(self) -> str:
         """One short line for logs and tables, such as ``F1 B0 W4 C2 t0.12 taylorseer(1) dbcache``."""
         if not self.enabled:
             return "off"
-        forecast = self.forecast if self.forecast == "reuse" else f"{self.forecast}({self.taylor_order})"
+        details = {
+            "reuse": (),
+            "foca": (),
+            "hicache": (self.taylor_order, self.hicache_sigma),
+            "spectrum": (self.spectrum_degree, self.spectrum_ridge, self.spectrum_mix),
+        }.get(self.forecast, (self.taylor_order,))
+        forecast = self.forecast + f"({','.join(map(str, details))})" * bool(details)
         detail = {"mask": f"({self.step_mask})", "interval": f"({self.interval})"}.get(self.policy, "")
         guard = f"W{self.warmup_steps} C{self.max_continuous_cached_steps} t{self.residual_diff_threshold:g}"
         scope = "" if self.scope == "chain" else f" per {self.scope}"
@@ -184,6 +256,8 @@ def env_name(name: str) -> str:
 
 def as_text(value: Any) -> str:
     """A stored value as an environment variable would spell it."""
+    if isinstance(value, tuple):
+        return ",".join(":".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in value)
     return "unset" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 

@@ -19,12 +19,16 @@ from .facts import is_float_tensor, is_static_input, is_tensor, numel_hint, posi
 from .find_blocks import main_output
 from .plan import Block, Exit, Plan, Refusal, Region
 from .pull_slices import pull_slices
+from .taps import with_tap
 from .trace_stream import leaves
 from .wiring import twin_by_wiring
 
 
-def plan_region(gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: int, scope: str) -> Plan:
-    """Plans one region for the whole chain (``scope="chain"``) or one for each list of blocks (``"container"``).
+def plan_region(
+    gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: int, scope: str, tap: str = "residual"
+) -> Plan:
+    """Plans one region for the whole chain (``scope="chain"``), one for each list of blocks (``"container"``) or two
+    (``"halves"``). ``tap`` is what the guard measures (see ``taps``).
 
     ``front`` and ``back`` are the numbers of first and last blocks that always run; they are lowered, with a note,
     where a list is too short to leave a block to skip.
@@ -33,7 +37,7 @@ def plan_region(gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: 
         Refusal: skipping would change what a later step or the caller sees.
     """
     notes: list[str] = []
-    groups = [chain] if scope == "chain" else _by_container(chain, notes)
+    groups = _by_container(chain, notes) if scope == "container" else _halves(chain) if scope == "halves" else [chain]
     mains = _main_stream_at_exits(gm.graph, groups)
     regions = []
     for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
@@ -44,7 +48,13 @@ def plan_region(gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: 
     first = place[chain[0].nodes[0]]
     begin = [leaf for base in bases for leaf in leaves(base, lambda node: place[node] < first)]
     clock = find_clock_inputs(gm.graph, regions[0].probe_entry, begin)
+    regions = [with_tap(region, tap, gm.graph, clock) for region in regions]
     return Plan(chain, tuple(regions), clock, tuple(notes))
+
+
+def _halves(chain: tuple[Block, ...]) -> list[tuple[Block, ...]]:
+    middle = len(chain) // 2
+    return [chain[:middle], chain[middle:]] if middle >= 2 else [chain]
 
 
 def _by_container(chain: tuple[Block, ...], notes: list[str]) -> list[tuple[Block, ...]]:

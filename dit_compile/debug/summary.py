@@ -23,6 +23,8 @@ REASONS = {
     "interval": "the interval is over",
     "cached_limit": "max_cached_steps reached",
     "consecutive_limit": "max_continuous_cached_steps reached",
+    "accumulated_limit": "max_accumulated_diff reached",
+    "other_half": "the other half of the chain is skipped",
     "threshold_off": "the threshold is 0",
     "threshold": "the probe changed too much",
     "input_changed": "an input besides the latents changed too much",

@@ -1,6 +1,13 @@
-"""HOW to reuse: one small class per forecaster, each a function from the steps of the snapshots to weights."""
+"""HOW to reuse: one small class per forecaster, each a function from the steps of the snapshots to weights.
 
-from . import newton, reuse, taylorseer
+DMD (cache-dit's ``dmd``) is missing on purpose: every fit is a singular value decomposition of the snapshots, so its
+weights depend on the data and are not known from step numbers.
+"""
+
+from . import foca, hicache, newton, reuse, spectrum, taylorseer
 from .base import FORECASTERS, MAX_SNAPSHOTS, Forecaster, register_forecaster
 
-__all__ = ["FORECASTERS", "MAX_SNAPSHOTS", "Forecaster", "newton", "register_forecaster", "reuse", "taylorseer"]
+__all__ = [
+    "FORECASTERS", "MAX_SNAPSHOTS", "Forecaster", "foca", "hicache", "newton", "register_forecaster", "reuse",
+    "spectrum", "taylorseer",
+]  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..config import CacheConfig
 from ..registry import Registry
+from .mask_presets import mask_digits
+from .mask_presets import mask_digits
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,16 @@ class StepView:
     """What a policy sees of one region in one branch at one step.
 
     ``index`` counts the steps of the generation from 0. ``cached`` counts the steps reused so far, ``run`` those reused
-    in a row just before this one.
+    in a row just before this one. ``region`` is the number of the region among ``regions``. ``memory`` is the policy's
+    own: numbers that it wants to keep until the generation ends, for this region and branch.
     """
 
     index: int
     cached: int
     run: int
+    region: int = 0
+    regions: int = 1
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,42 @@ class Policy(ABC):
     """
 
     needs_probe: ClassVar[bool] = True
+    reference: ClassVar[str] = "computed"  # what a tap is compared with: the last "computed" or the "previous" step
+    watches_change: ClassVar[bool] = False  # whether ``learn`` is wanted
+
+    def tap(self, config: CacheConfig) -> str:
+        """What is measured, chosen when the graph is compiled.
+
+        ``residual``: the effect of the front blocks on the main stream. ``hidden``: that stream itself.
+        ``modulated``: what enters the first block's first projection of it. ``time``: the time embedding.
+        ``input``: the latents as the model takes them.
+        """
+        return "residual"
 
     @abstractmethod
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         """The verdict without looking at data, or None."""
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
-        """``diff`` is finite: mean|probe - last computed probe| / mean|last computed probe|."""
+        """``diff`` is finite: mean|tap - reference| / mean|reference|."""
         raise TypeError(f"{type(self).__name__}.before asked for the difference (it returned None), but has no after()")
+
+    def learn(self, step: StepView, config: CacheConfig, change: float) -> None:  # noqa: B027 - most have no use for it
+        """Called once between a computed step and the next decision. ``change`` says by how much the effect of the
+        region has changed from the computed step before: mean|new - old| / mean|old|, finite."""
+
+
+def forced(step: StepView, config: CacheConfig) -> Verdict | None:
+    """The steps that settings force to be computed, whatever is measured: warm-up, step mask, limits of reuse."""
+    if step.index < config.warmup_steps and step.index % config.warmup_interval == 0:
+        return Verdict(False, "warmup")
+    if mask_digits(config)[step.index : step.index + 1] == "1":
+        return Verdict(False, "mask")
+    if 0 <= config.max_cached_steps <= step.cached:
+        return Verdict(False, "cached_limit")
+    if 0 <= config.max_continuous_cached_steps <= step.run:
+        return Verdict(False, "consecutive_limit")
+    return None
 
 
 POLICIES: Registry[Policy] = Registry("policy")

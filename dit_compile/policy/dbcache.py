@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import CacheConfig
-from .base import Policy, StepView, Verdict, register_policy
+from .base import Policy, StepView, Verdict, forced, register_policy
 
 
 @register_policy("dbcache")
@@ -15,19 +15,20 @@ class DBCache(Policy):
         mean|p - r| / mean|p| < residual_diff_threshold
 
     unless the step lies in the warm-up (0, I, 2I, ... below W), a ``step_mask`` digit of 1 asks for it, or
-    ``max_cached_steps`` or ``max_continuous_cached_steps`` is reached. A threshold of 1 or more reuses without looking.
+    ``max_cached_steps``, ``max_continuous_cached_steps`` or ``max_accumulated_diff`` is reached. The last is the sum
+    of the differences since the last computed step (cache-dit 1.5.3 never resets its sum, so there it ends all reuse
+    once it is reached). A threshold of 1 or more reuses without looking. With ``probe=hidden`` p and r are the stream
+    behind the first F blocks itself.
     """
+
+    def tap(self, config: CacheConfig) -> str:
+        return config.probe
 
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         threshold = config.residual_diff_threshold
-        if step.index < config.warmup_steps and step.index % config.warmup_interval == 0:
-            return Verdict(False, "warmup")
-        if config.step_mask is not None and config.step_mask[step.index : step.index + 1] == "1":
-            return Verdict(False, "mask")
-        if 0 <= config.max_cached_steps <= step.cached:
-            return Verdict(False, "cached_limit")
-        if 0 <= config.max_continuous_cached_steps <= step.run:
-            return Verdict(False, "consecutive_limit")
+        verdict = forced(step, config)
+        if verdict is not None:
+            return verdict
         if threshold <= 0:
             return Verdict(False, "threshold_off")
         if threshold >= 1:
@@ -35,5 +36,10 @@ class DBCache(Policy):
         return None
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
-        hit = diff < config.residual_diff_threshold
-        return Verdict(hit, "hit" if hit else "threshold")
+        if diff >= config.residual_diff_threshold:
+            return Verdict(False, "threshold")
+        total = diff + (step.memory.get("diffs", 0.0) if step.run else 0.0)
+        if 0 <= config.max_accumulated_diff <= total:
+            return Verdict(False, "accumulated_limit")
+        step.memory["diffs"] = total
+        return Verdict(True, "hit")

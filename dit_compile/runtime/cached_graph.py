@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import CacheConfig, resolve
+from ..config import CacheConfig, ConfigError, resolve
+from ..policy import POLICIES
 from .call import CallStep
 from .clock import Call
 from .host_read import HostRead, on_host
@@ -30,25 +31,35 @@ class ClockPlaces:
     side: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Code:
+    """A compiled top-level graph: ``regions`` it has, the ``tap`` that its guards measure."""
+
+    forward: Callable[..., Any]
+    places: ClockPlaces
+    name: str
+    regions: int
+    tap: str
+
+
 class CachedGraph:
     """Places each call in time, runs the top-level graph with a ``step``, and keeps the books."""
 
     def __init__(
         self,
-        forward: Callable[..., Any],
-        places: ClockPlaces,
+        code: Code,
         layers: Sequence[Mapping[str, Any]],
-        name: str,
         table: SideTable,
         overrides: Callable[[], Mapping[str, Any]],
     ) -> None:
         """``layers`` are environment and options as they were when the graph was compiled; ``overrides`` gives the
         process-wide settings of ``configure()``."""
         self.number = next(_numbers)
-        self._forward = forward
-        self._places = places
+        self._code = code
+        self._forward = code.forward
+        self._places = code.places
         self._layers = tuple(layers)
-        self._name = name
+        self._name = code.name
         self._table = table
         self._overrides = overrides
 
@@ -66,8 +77,19 @@ class CachedGraph:
         overrides = self._overrides()
         known = session.configs.get(self.number)
         if known is None or known[0] is not overrides:
-            known = session.configs[self.number] = (overrides, resolve(*self._layers, overrides, session.overrides))
+            config = resolve(*self._layers, overrides, session.overrides)
+            self._check_tap(config)
+            known = session.configs[self.number] = (overrides, config)
         return known[1]
+
+    def _check_tap(self, config: CacheConfig) -> None:
+        policy = POLICIES[config.policy]()
+        tap = policy.tap(config)
+        if config.enabled and policy.needs_probe and tap != self._code.tap:
+            raise ConfigError(
+                f"policy {config.policy!r} watches {tap!r}, but the graph was compiled to watch {self._code.tap!r}: "
+                f'choose the policy when compiling, torch.compile(..., options={{"policy": "{config.policy}"}})'
+            )
 
     def _begin(self, args: Sequence[Any], owner: Owner, session: Session) -> CallStep:
         config = self.config(session)
@@ -101,7 +123,7 @@ class CachedGraph:
             self._harvest(state, owner, session, config, wait=True)
 
         side = [args[i] for i in places.side]
-        return CallStep(self.number, state, position, config, side, time, late_time)
+        return CallStep(self.number, self._code.regions, state, position, config, side, time, late_time)
 
     def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
         """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""

@@ -20,7 +20,7 @@ from .side_inputs import relative_change
 from .slots import Slots
 from .stats import StepStats
 from .stopwatch import Stopwatch
-from .table import ModuleState
+from .table import ModuleState, SharedDiff
 
 log = logging.getLogger("dit_compile")
 
@@ -46,6 +46,7 @@ class CallStep:
     def __init__(
         self,
         graph: int,
+        regions: int,
         state: ModuleState,
         position: Position,
         config: CacheConfig,
@@ -54,6 +55,7 @@ class CallStep:
         late_time: Callable[[], None],
     ) -> None:
         self.graph = graph
+        self.regions = regions
         self.state = state
         self.position = position
         self.config = config
@@ -79,35 +81,54 @@ class CallStep:
         slots.key = key
         verdict = self._verdict_without_data(region, reshaped)
         residual, diff = None, None
+        if self.config.downsample_factor > 1:
+            value = value[..., :: self.config.downsample_factor]
+            entry = entry[..., :: self.config.downsample_factor] if entry is not None else None
         if verdict is None:
-            step = self.index
-            residual, sums = probe(value, entry, slots.probe)
-            side = slots.side.compare(self.side)
-            diff, *side_diffs = self._read(sums, *(side or ()))
-            if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
-                verdict = self._verdict_without_data(region, False)
-            verdict = verdict or self._verdict(self._slots(region), diff)
-            threshold = self.config.residual_diff_threshold
-            if verdict.reuse and not (side is not None and all(d < threshold for d in side_diffs)):
-                verdict = Verdict(False, "input_changed")
-        elif not verdict.reuse and self.policy.needs_probe:
+            verdict, residual, diff = self._verdict_with_data(region, entry, value)
+        elif self.policy.needs_probe and (not verdict.reuse or self.policy.reference == "previous"):
             residual, _ = probe(value, entry, None)
         slots = self._slots(region)
         slots.key = key
         return RegionCall(self, region, slots, residual, verdict, diff)
 
+    def _verdict_with_data(
+        self, region: int, entry: Tensor | None, value: Tensor
+    ) -> tuple[Verdict, Tensor, float | None]:
+        slots, step = self._slots(region), self.index
+        shared = self.state.diffs.get((self.graph, region)) if self.config.cfg_decision == "shared" else None
+        if shared is not None and shared.step == step and shared.branch != self.position.branch:
+            residual, _ = probe(value, entry, None)
+            return self._verdict(region, shared.diff), residual, shared.diff
+        previous = slots.probe if slots.probe is not None and slots.probe.shape == value.shape else None
+        residual, sums = probe(value, entry, previous)
+        side = slots.side.compare(self.side)
+        diff, *side_diffs = self._read(sums, *(side or ()))
+        if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
+            verdict = self._verdict_without_data(region, False)
+            if verdict is not None:
+                return verdict, residual, diff
+        self.state.diffs[self.graph, region] = SharedDiff(self.index, self.position.branch, diff)
+        verdict = self._verdict(region, diff)
+        threshold = self.config.residual_diff_threshold
+        if verdict.reuse and not (side is not None and all(d < threshold for d in side_diffs)):
+            verdict = Verdict(False, "input_changed")
+        return verdict, residual, diff
+
     def _slots(self, region: int) -> Slots:
         return self.state.slots.setdefault((self.graph, region, self.position.branch), Slots())
 
-    def _view(self, slots: Slots) -> StepView:
-        return StepView(self.index, slots.cached, slots.run)
+    def _view(self, region: int) -> StepView:
+        slots = self._slots(region)
+        return StepView(self.index, slots.cached, slots.run, region, self.regions, slots.memory)
 
     def _verdict_without_data(self, region: int, reshaped: bool) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
         slots = self._slots(region)
         if not slots.ring:
             return Verdict(False, "shape_changed" if reshaped else "no_snapshot")
-        verdict = self.policy.before(self._view(slots), self.config)
+        self._learn(region)
+        verdict = self.policy.before(self._view(region), self.config)
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):
@@ -127,14 +148,25 @@ class CallStep:
         pairs = zip(side[::2], side[1::2], strict=True)
         return [changed / before if before else math.nan, *(relative_change(*pair) for pair in pairs)]
 
-    def _verdict(self, slots: Slots, diff: float) -> Verdict:
+    def _learn(self, region: int) -> None:
+        """Tells the policy by how much the last computed step changed the effect."""
+        slots = self._slots(region)
+        read, slots.change = slots.change, None
+        if read is not None and self.policy.watches_change:
+            self._generation().host_reads += not read.ready()
+            change = relative_change(*read.values())
+            if math.isfinite(change):
+                self.policy.learn(self._view(region), self.config, change)
+
+    def _verdict(self, region: int, diff: float) -> Verdict:
+        slots = self._slots(region)
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
             self._warn_non_finite()
             return Verdict(False, "non_finite")
-        return self.policy.after(self._view(slots), self.config, diff)
+        return self.policy.after(self._view(region), self.config, diff)
 
     def _warn_non_finite(self) -> None:
         if all(step.reason != "non_finite" for step in self._generation().steps):
@@ -181,16 +213,22 @@ class RegionCall:
         watch = Stopwatch(device)
         outputs: Sequence[Tensor]
         if slots is not None and reuse:
-            steps = [snapshot.step for snapshot in slots.ring]
-            outputs = slots.forecast(call.forecaster.weights(steps, call.index, call.config), bases)
+            steps = [snapshot.step for snapshot in slots.ring][-call.forecaster.snapshots(call.config) :]
+            weights = call.forecaster.weights(steps, call.index, call.config)
+            outputs = slots.forecast([0.0] * (len(slots.ring) - len(weights)) + weights, bases)
             watch.stop()
+            if call.policy.reference == "previous" and self._residual is not None:
+                slots.probe = self._residual
             slots.cached += 1
             slots.run += 1
         else:
             outputs = region(*operands)
             watch.stop()
             if slots is not None:
-                slots.store(call.index, call.forecaster.snapshots(call.config), outputs, bases)
+                capacity = max(call.forecaster.snapshots(call.config), 1 + call.policy.watches_change)
+                slots.store(call.index, capacity, outputs, bases)
+                if call.policy.watches_change:
+                    slots.watch_change()
                 slots.probe = self._residual
                 if call.policy.needs_probe:
                     slots.side.remember(call.side)

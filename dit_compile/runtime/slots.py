@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..kernels.probe import probe
 from ..kernels.weighted_sum import store_residual, weighted_sum
+from .host_read import HostRead
 from .side_inputs import SideInputs
 
 
@@ -36,6 +38,8 @@ class Slots:
     side: SideInputs = field(default_factory=SideInputs)
     cached: int = 0
     run: int = 0
+    memory: dict[str, float] = field(default_factory=dict)  # the policy's
+    change: HostRead | None = None  # of the effect, at the last computed step
 
     def clear(self) -> None:
         """Frees the tensors; counters stay, for they belong to the generation."""
@@ -43,6 +47,8 @@ class Slots:
         self.ring.clear()
         self.layouts.clear()
         self.side.clear()
+        self.memory.clear()
+        self.change = None
 
     def store(self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None]) -> None:
         """Takes a snapshot of ``values - bases`` (``values`` where there is no base)."""
@@ -55,6 +61,13 @@ class Slots:
             store_residual(slot, value, base)
         self.ring.append(Snapshot(step, tensors))
         self.layouts = [(value.shape, value.stride()) for value in values]
+
+    def watch_change(self) -> None:
+        """Starts to read how much the two newest snapshots differ (all streams taken together)."""
+        self.change = None
+        if len(self.ring) >= 2:
+            pairs = zip(self.ring[-1].tensors, self.ring[-2].tensors, strict=True)
+            self.change = HostRead(torch.stack([probe(new, None, old)[1] for new, old in pairs]).sum(0))
 
     def forecast(self, weights: Sequence[float], bases: Sequence[Tensor | None]) -> list[Tensor]:
         """``base + sum_j weights[j] * snapshot[j]`` for each value; snapshots of weight zero are not read."""
@@ -71,6 +84,7 @@ class Slots:
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""
         self.ring = [Snapshot(snap.step - step, snap.tensors) for snap in self.ring if snap.step >= step]
+        self.memory.clear()
         if not self.ring:
             self.clear()
 

@@ -32,12 +32,22 @@ class PendingTime:
     read: HostRead
 
 
+@dataclass(frozen=True)
+class SharedDiff:
+    """The difference that one branch of a step has measured."""
+
+    step: int
+    branch: int
+    diff: float
+
+
 @dataclass
 class ModuleState:
     """State of one module in one session. Used by one call at a time."""
 
     clock: Clock = field(default_factory=Clock)
     slots: dict[tuple[int, int, int], Slots] = field(default_factory=dict)  # (graph, region, branch)
+    diffs: dict[tuple[int, int], SharedDiff] = field(default_factory=dict)  # (graph, region)
     pending: deque[PendingTime] = field(default_factory=deque)
     generation: GenerationStats | None = None
 
@@ -82,6 +92,7 @@ class SideTable:
         """Ends the running generation of ``state``, frees its snapshots and opens the next."""
         self._end(state)
         state.slots.clear()
+        state.diffs.clear()
         state.generation = GenerationStats(module=module, session=session, config=config)
         with self._lock:
             self._history[owner].append(state.generation)

@@ -50,6 +50,10 @@ def test_defaults() -> None:
         "policy": "dbcache",
         "warmup_interval": 1,
         "max_cached_steps": -1,
+        "hicache_sigma": 0.5,
+        "spectrum_degree": 4,
+        "spectrum_ridge": 0.1,
+        "spectrum_mix": 0.5,
         "cfg": "auto",
         "num_steps": None,
         "scope": "chain",
@@ -58,6 +62,19 @@ def test_defaults() -> None:
         "summary": False,
         "step_mask": None,
         "interval": 3,
+        "hicache_sigma": 0.5,
+        "spectrum_degree": 4,
+        "spectrum_ridge": 0.1,
+        "spectrum_mix": 0.5,
+        "probe": "residual",
+        "downsample_factor": 1,
+        "max_accumulated_diff": -1,
+        "cfg_decision": "separate",
+        "teacache_tap": "modulated",
+        "teacache_polynomial": "identity",
+        "mag_ratios": None,
+        "adacache_rates": ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)),
+        "delta_boundary": 14,
     }
 
 
@@ -72,6 +89,11 @@ DESCRIPTIONS = [
     (option(preset="fast", enabled=False), "off"),
     (option(policy="interval"), "F1 B0 W4 C2 t0.12 taylorseer(1) interval(3)"),
     (option(policy="mask", step_mask=[1, 0]), "F1 B0 W4 C2 t0.12 taylorseer(1) mask(10)"),
+    (option(forecast="newton", taylor_order=2), "F1 B0 W4 C2 t0.12 newton(2) dbcache"),
+    (option(forecast="hicache", hicache_sigma="0.6"), "F1 B0 W4 C2 t0.12 hicache(1,0.6) dbcache"),
+    (option(forecast="foca"), "F1 B0 W4 C2 t0.12 foca dbcache"),
+    (option(forecast="spectrum"), "F1 B0 W4 C2 t0.12 spectrum(4,0.1,0.5) dbcache"),
+    (option(policy="mask", step_mask="fast", num_steps=9), "F1 B0 W4 C2 t0.12 taylorseer(1) mask(fast)"),
     (option(scope="container", bn=2), "F1 B2 W4 C2 t0.12 taylorseer(1) dbcache per container"),
 ]
 
@@ -193,6 +215,14 @@ def test_mask_policy_needs_a_mask() -> None:
     with pytest.raises(ConfigError, match="needs step_mask"):
         resolve(option(policy="mask", step_mask="10"), session(step_mask=None))
     assert resolve(option(step_mask="10"), session(policy="mask")).step_mask == "10"
+
+
+@pytest.mark.parametrize("number", [None, 1, 2, 3, 5, 7])
+def test_masks_by_name_need_a_number_of_steps_that_has_one(number: int | None) -> None:
+    told = f"num_steps is {number or 'unset'}$"
+    with pytest.raises(ConfigError, match=rf"step_mask='slow' .* needs num_steps \(DIT_CACHE_NUM_STEPS\).*{told}"):
+        resolve(option(step_mask="slow"), session(num_steps=number))
+    assert resolve(option(step_mask="slow"), session(num_steps=8)).step_mask == "slow"
 
 
 def test_config_is_frozen_and_checks_replacements() -> None:

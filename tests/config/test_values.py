@@ -38,6 +38,10 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "max_continuous_cached_steps": LIMIT,
     "forecast": NAME,
     "taylor_order": st.integers(0, 5),
+    "hicache_sigma": st.floats(0, 1),
+    "spectrum_degree": st.integers(1, 5),
+    "spectrum_ridge": st.floats(1e-6, allow_infinity=False),
+    "spectrum_mix": st.floats(0, 1),
     "cfg": st.sampled_from(["auto", "none"]) | POSITIVE,
     "num_steps": st.none() | POSITIVE,
     "scope": st.sampled_from(["chain", "container"]),
@@ -87,6 +91,8 @@ READ = [
     ("residual_diff_threshold", 0, 0.0),
     ("max_cached_steps", "-1", -1),
     ("taylor_order", "5", 5),
+    ("hicache_sigma", "0.6", 0.6),
+    ("spectrum_ridge", 1, 1.0),
     ("cfg", "AUTO", "auto"),
     ("cfg", "2", 2),
     ("cfg", 3, 3),
@@ -99,6 +105,7 @@ READ = [
     ("step_mask", "1101", "1101"),
     ("step_mask", [1, 1, 0, 1], "1101"),
     ("step_mask", (True, False), "10"),
+    ("step_mask", " Ultra ", "ultra"),
     ("step_mask", None, None),
 ]
 
@@ -122,7 +129,7 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FLAG = "expected 0 or 1 (also false/true, no/yes, off/on)"
-MASK = "expected a text or list of 0 and 1 such as 1101 (1 computes), or unset"
+MASK = "expected slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes), or unset"
 REFUSED = [
     ("enabled", "maybe", FLAG),
     ("enabled", 2, FLAG),
@@ -148,6 +155,10 @@ REFUSED = [
     ("max_continuous_cached_steps", "-2", "expected an integer >= -1"),
     ("forecast", "taylor-seer", "expected the name of a registered plug-in"),
     ("taylor_order", 6, "expected an integer from 0 to 5"),
+    ("hicache_sigma", 1.5, "expected a finite number from 0 to 1"),
+    ("spectrum_degree", 0, "expected an integer from 1 to 5"),
+    ("spectrum_ridge", 0, "expected a finite number >= 1e-06"),
+    ("spectrum_mix", -0.1, "expected a finite number from 0 to 1"),
     ("cfg", "aut", "expected auto, none or an integer >= 1; did you mean 'auto'?"),
     ("cfg", 0, "expected auto, none or an integer >= 1"),
     ("num_steps", 0, "expected an integer >= 1, or unset"),
@@ -161,6 +172,7 @@ REFUSED = [
     ("step_mask", "1121", MASK),
     ("step_mask", [1, 2], MASK),
     ("step_mask", 1101, MASK),
+    ("step_mask", "fats", f"{MASK}; did you mean 'fast'?"),
     ("interval", 0, "expected an integer >= 1"),
 ]
 

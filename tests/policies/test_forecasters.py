@@ -14,7 +14,7 @@ from dit_compile.config import CacheConfig
 from dit_compile.forecast import FORECASTERS, MAX_SNAPSHOTS
 
 WITH_DIFFERENCES = 3  # TaylorSeer takes differences from this step on
-NAMES = st.sampled_from(["reuse", "taylorseer", "newton"])
+NAMES = st.sampled_from(["reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"])
 AHEAD = st.integers(1, 8)
 
 
@@ -165,7 +165,7 @@ def test_taylorseer_takes_no_difference_before_step_three(steps, weights):
 
 @given(uneven_steps(), AHEAD)
 def test_order_zero_is_reuse(steps, ahead):
-    for name in ("taylorseer", "newton"):
+    for name in ("taylorseer", "newton", "hicache"):
         assert predict(name, steps, steps, steps[-1] + ahead, 0) == steps[-1]
 
 

@@ -1,0 +1,48 @@
+"""TeaCache: reuse while the rescaled changes of the modulated input have not added up."""
+
+from __future__ import annotations
+
+from ..config import CacheConfig
+from .base import Policy, StepView, Verdict, forced, register_policy
+
+# Polynomials fitted by the authors to predict the change of the output, highest power first.
+POLYNOMIALS = {"identity": (1.0, 0.0), "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)}
+
+
+@register_policy("teacache")
+class TeaCache(Policy):
+    """TeaCache (arXiv:2411.19108).
+
+    With m_t the input of the first block after its modulation (``teacache_tap=time``: the time embedding), reuse while
+
+        sum_t poly( mean|m_t - m_{t-1}| / mean|m_{t-1}| )  <  residual_diff_threshold
+
+    The reference is the previous step, not the last computed one; the sum begins anew at a computed step. ``poly`` is
+    ``teacache_polynomial``: a name or its coefficients. A fit may fall below zero; a step then adds nothing.
+    """
+
+    reference = "previous"
+
+    def tap(self, config: CacheConfig) -> str:
+        return config.teacache_tap
+
+    def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
+        verdict = forced(step, config)
+        if verdict is not None:
+            step.memory["sum"] = 0.0
+        return verdict
+
+    def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
+        total = step.memory.get("sum", 0.0) + max(polynomial(config.teacache_polynomial, diff), 0.0)
+        hit = total < config.residual_diff_threshold
+        step.memory["sum"] = total if hit else 0.0
+        return Verdict(hit, "hit" if hit else "threshold")
+
+
+def polynomial(name: str, x: float) -> float:
+    """The named polynomial, or that of comma-separated coefficients (highest power first), at ``x``."""
+    coefficients = POLYNOMIALS.get(name) or tuple(map(float, name.split(",")))
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
