@@ -105,14 +105,8 @@ def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
     return rates
 
 
-def _read_polynomial(value: Any) -> str:
-    words = ("identity", "flux")
-    return value if value in words else ",".join(map(repr, _read_numbers(value)))
-
-
 _NUMBERS = Accepts("numbers with commas between them", _read_numbers)
 _RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
-_POLYNOMIAL = Accepts("identity, flux or coefficients with commas, highest power first", _read_polynomial)
 _FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
 _MASK = Accepts(
     "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
@@ -200,9 +194,11 @@ class CacheConfig:
         "shared: the first branch of a step decides for all", peer="cfg_diff_compute_separate")
     teacache_tap: str = _knob("modulated", _choice("modulated", "time"),
         "what teacache watches: the first block's modulated input, or the time embedding", structure=True)
-    teacache_polynomial: str = _knob("identity", _POLYNOMIAL, "rescales teacache's differences")
+    teacache_polynomial: tuple[float, ...] = _knob((1.0, 0.0), _NUMBERS,
+        "coefficients that rescale teacache's differences, highest power first; 1,0 leaves them as they are")
     mag_ratios: tuple[float, ...] | None = _knob(None, _NUMBERS, "calibrated ratios of magnitude, for policy=magcache")
-    adacache_rates: tuple[tuple[float, int], ...] = _knob("0.03:6,0.06:5,0.09:4,0.12:3,0.15:2,1:1", _RATES,
+    adacache_rates: tuple[tuple[float, int], ...] = _knob(
+        ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)), _RATES,
         "pairs bound:steps, for policy=adacache")
     delta_boundary: int = _knob(14, _number(0), "step from which policy=delta_dit skips the front half, not the rear")
     # fmt: on

@@ -167,6 +167,15 @@ def is_item_of_tuple(node: Node) -> bool:
     )
 
 
+def cuts_of(index: Any, ndim: int) -> list[tuple[int, Any]]:
+    """The dimensions that ``x[index]`` does not take whole, each with its part of the index."""
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in index:
+        place = index.index(Ellipsis)
+        index = (*index[:place], *[slice(None)] * (ndim - len(index) + 1), *index[place + 1 :])
+    return [(dim, item) for dim, item in enumerate(index) if not isinstance(item, slice) or item != slice(None)]
+
+
 def external_inputs(nodes: Iterable[Node]) -> list[Node]:
     """Values that ``nodes`` read but do not define, in order of first use."""
     inside = set(nodes)

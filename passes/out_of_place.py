@@ -3,6 +3,9 @@
 before:  y = operator.iadd(x, a)      # x is overwritten
 after:   y = operator.add(x, a)       # later readers of x read y
 
+before:  x[:, 3:] = a                 # a part of x is overwritten
+after:   y = torch.slice_scatter(x, a, 1, 3)
+
 A block that ends in ``x += f(x)`` writes into a tensor of the block before. Once the two are pieces of their own, or
 one is skipped, that write would reach across a cut; out of place it is an edge of the graph like any other. Within a
 piece the compiler decides by itself what to overwrite.
@@ -17,7 +20,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from .facts import fake, positions, same_size, storage
+from .facts import cuts_of, fake, positions, same_size, storage
 
 _FUNCTIONS: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -35,6 +38,9 @@ def out_of_place(gm: GraphModule) -> GraphModule:
         if where is not None:
             sharing.setdefault(where, []).append(node)
     for node in list(gm.graph.nodes):
+        if node.target is operator.setitem:
+            _scatter(node, sharing, place)
+            continue
         ordinary = (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
         if ordinary is None or not isinstance(node.args[0], Node) or not isinstance(fake(node.args[0]), torch.Tensor):
             continue
@@ -44,6 +50,27 @@ def out_of_place(gm: GraphModule) -> GraphModule:
             for user in [user for user in target.users if place[user] > place[node]]:
                 user.replace_input_with(target, node)
     return gm
+
+
+def _scatter(write: Node, sharing: dict[int, list[Node]], place: dict[Node, int]) -> None:
+    """``x[:, a:b] = value`` of a tensor that nobody else looks at becomes ``torch.slice_scatter``."""
+    target, index, value = write.args
+    if not isinstance(target, Node) or not isinstance(value, Node) or not isinstance(fake(target), torch.Tensor):
+        return
+    cuts = cuts_of(index, fake(target).ndim)
+    if len(cuts) != 1 or not isinstance(cuts[0][1], slice) or cuts[0][1].step not in (None, 1):
+        return
+    same = fake(value).ndim == fake(target).ndim and fake(value).dtype == fake(target).dtype
+    if not same or not _is_private(write, sharing.get(storage(target) or -1, []), place):
+        return
+    dim, item = cuts[0]
+    with write.graph.inserting_before(write):
+        new = write.graph.call_function(torch.slice_scatter, (target, value, dim, item.start, item.stop))
+    place[new] = place[write]
+    new.meta = {**write.meta, "example_value": fake(target)}
+    for user in [user for user in target.users if user is not new and place[user] > place[write]]:
+        user.replace_input_with(target, new)
+    write.graph.erase_node(write)
 
 
 def _is_private(write: Node, aliases: list[Node], place: dict[Node, int]) -> bool:

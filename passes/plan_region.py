@@ -135,6 +135,7 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
             raise Refusal(f"no residual stream enters {group[front].name}: there is nothing for the guard to compare")
         probe_value = max(candidates, key=numel_hint)
     before = [node for node in order[:first] if is_tensor(node) and not is_static_input(node)]
+    before = [node for node in before if node in roots] or before  # not a control sample that is added behind block 0
     return Region(
         name=name,
         front=front,

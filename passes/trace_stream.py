@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from .facts import fake, is_item_of_tuple, numel_hint, same_size, size_expr
+from .facts import cuts_of, fake, is_item_of_tuple, numel_hint, same_size, size_expr
 
 _ADDITIONS: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_FIRST_OPERAND: set[Any] = {operator.sub, operator.isub, torch.sub, torch.addcmul, "sub", "sub_", "addcmul", "addcmul_"}
+_FIRST_OPERAND: set[Any] = {
+    operator.sub, operator.isub, torch.sub, torch.addcmul, "sub", "sub_", "addcmul", "addcmul_", torch.slice_scatter,
+}  # fmt: skip
 _MOVES: set[Any] = {
     torch.reshape, torch.flatten, torch.unflatten, torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze,
     torch.clamp, torch.clip, torch.clone, torch.nn.functional.dropout, torch.split, torch.chunk,
@@ -119,19 +121,13 @@ def _inside(outer: Window | None, inner: Window | None) -> Window | None:
 def _window_of_slice(node: Node) -> Window | None:
     """``x[:, 3:]`` -> dimension 1 from 3 on; None for all of ``x``."""
     source, result = fake(node.args[0]), fake(node)  # type: ignore[arg-type]
-    index = node.args[1]
-    index = index if isinstance(index, tuple) else (index,)
     if not isinstance(source, torch.Tensor) or source.ndim != result.ndim:
         return SOMEWHERE
-    if Ellipsis in index:
-        place = index.index(Ellipsis)
-        fill = source.ndim - len(index) + 1
-        index = (*index[:place], *[slice(None)] * fill, *index[place + 1 :])
-    cut = [(dim, item) for dim, item in enumerate(index) if not isinstance(item, slice) or item != slice(None)]
-    if not cut:
+    cuts = cuts_of(node.args[1], source.ndim)
+    if not cuts:
         return None
-    dim, item = cut[0]
-    if len(cut) != 1 or not isinstance(item, slice) or item.step not in (None, 1):
+    dim, item = cuts[0]
+    if len(cuts) != 1 or not isinstance(item, slice) or item.step not in (None, 1):
         return SOMEWHERE
     length = source.shape[dim]
     start, stop = _bound(item.start, length, 0), _bound(item.stop, length, length)

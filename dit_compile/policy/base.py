@@ -9,7 +9,6 @@ from typing import ClassVar
 from ..config import CacheConfig
 from ..registry import Registry
 from .mask_presets import mask_digits
-from .mask_presets import mask_digits
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..config import CacheConfig
 from .base import Policy, StepView, Verdict, forced, register_policy
-
-# Polynomials fitted by the authors to predict the change of the output, highest power first.
-POLYNOMIALS = {"identity": (1.0, 0.0), "flux": (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)}
 
 
 @register_policy("teacache")
@@ -18,7 +17,8 @@ class TeaCache(Policy):
         sum_t poly( mean|m_t - m_{t-1}| / mean|m_{t-1}| )  <  residual_diff_threshold
 
     The reference is the previous step, not the last computed one; the sum begins anew at a computed step. ``poly`` is
-    ``teacache_polynomial``: a name or its coefficients. A fit may fall below zero; a step then adds nothing.
+    ``teacache_polynomial``, which the authors fit for each model so that it predicts the change of the output; by
+    default nothing is rescaled. A fit may fall below zero; a step then adds nothing.
     """
 
     reference = "previous"
@@ -39,9 +39,8 @@ class TeaCache(Policy):
         return Verdict(hit, "hit" if hit else "threshold")
 
 
-def polynomial(name: str, x: float) -> float:
-    """The named polynomial, or that of comma-separated coefficients (highest power first), at ``x``."""
-    coefficients = POLYNOMIALS.get(name) or tuple(map(float, name.split(",")))
+def polynomial(coefficients: Sequence[float], x: float) -> float:
+    """The polynomial with these coefficients, highest power first, at ``x``."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient

@@ -62,16 +62,12 @@ def test_defaults() -> None:
         "summary": False,
         "step_mask": None,
         "interval": 3,
-        "hicache_sigma": 0.5,
-        "spectrum_degree": 4,
-        "spectrum_ridge": 0.1,
-        "spectrum_mix": 0.5,
         "probe": "residual",
         "downsample_factor": 1,
         "max_accumulated_diff": -1,
         "cfg_decision": "separate",
         "teacache_tap": "modulated",
-        "teacache_polynomial": "identity",
+        "teacache_polynomial": (1.0, 0.0),
         "mag_ratios": None,
         "adacache_rates": ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)),
         "delta_boundary": 14,
@@ -193,7 +189,7 @@ def test_runtime_layers_keep_the_structure_and_merge(layers: list[dict[str, Any]
 
 
 def test_structure() -> None:
-    assert {"fn", "bn", "scope", "inner", "dump"} == STRUCTURE
+    assert {"fn", "bn", "scope", "inner", "dump", "probe", "teacache_tap"} == STRUCTURE
     for name in STRUCTURE:
         with pytest.raises(ConfigError) as caught:
             session(**{name: 2})

@@ -25,6 +25,8 @@ from dit_compile.config import (
 POSITIVE = st.integers(1, 10**6)
 LIMIT = st.integers(-1, 10**6)
 NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.lists(FLOAT, min_size=1, max_size=5).map(tuple)
 STORED: dict[str, st.SearchStrategy[Any]] = {
     "enabled": st.booleans(),
     "preset": st.sampled_from(list(PRESETS)),
@@ -44,12 +46,21 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "spectrum_mix": st.floats(0, 1),
     "cfg": st.sampled_from(["auto", "none"]) | POSITIVE,
     "num_steps": st.none() | POSITIVE,
-    "scope": st.sampled_from(["chain", "container"]),
+    "scope": st.sampled_from(["chain", "container", "halves"]),
     "dump": st.none() | st.from_regex(r"/[a-z0-9/ _.-]{0,20}[a-z]", fullmatch=True),
     "inner": st.sampled_from(["inductor", "aot_eager", "eager"]),
     "summary": st.booleans(),
     "step_mask": st.none() | st.text("01", min_size=1, max_size=60),
     "interval": POSITIVE,
+    "probe": st.sampled_from(["residual", "hidden"]),
+    "downsample_factor": POSITIVE,
+    "max_accumulated_diff": st.floats(-1, allow_nan=False, allow_infinity=False),
+    "cfg_decision": st.sampled_from(["separate", "shared"]),
+    "teacache_tap": st.sampled_from(["modulated", "time"]),
+    "teacache_polynomial": NUMBERS,
+    "mag_ratios": st.none() | NUMBERS,
+    "adacache_rates": st.lists(st.tuples(FLOAT, POSITIVE), min_size=1, max_size=5).map(tuple),
+    "delta_boundary": st.integers(0, 10**6),
 }
 LAYERS = st.fixed_dictionaries({}, optional=STORED)
 
@@ -130,6 +141,7 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FLAG = "expected 0 or 1 (also false/true, no/yes, off/on)"
 MASK = "expected slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes), or unset"
+RATES = "expected pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)"
 REFUSED = [
     ("enabled", "maybe", FLAG),
     ("enabled", 2, FLAG),
@@ -162,7 +174,7 @@ REFUSED = [
     ("cfg", "aut", "expected auto, none or an integer >= 1; did you mean 'auto'?"),
     ("cfg", 0, "expected auto, none or an integer >= 1"),
     ("num_steps", 0, "expected an integer >= 1, or unset"),
-    ("scope", "containers", "expected chain or container; did you mean 'container'?"),
+    ("scope", "containers", "expected chain, container or halves; did you mean 'container'?"),
     ("dump", 3, "expected the path of a folder, or unset"),
     ("dump", " ", "expected the path of a folder, or unset"),
     ("dump", b"/graphs", "expected the path of a folder, or unset"),
@@ -174,6 +186,16 @@ REFUSED = [
     ("step_mask", 1101, MASK),
     ("step_mask", "fats", f"{MASK}; did you mean 'fast'?"),
     ("interval", 0, "expected an integer >= 1"),
+    ("probe", "residuals", "expected residual or hidden; did you mean 'residual'?"),
+    ("downsample_factor", 0, "expected an integer >= 1"),
+    ("max_accumulated_diff", -2, "expected a finite number >= -1"),
+    ("cfg_decision", "share", "expected separate or shared; did you mean 'shared'?"),
+    ("teacache_tap", "times", "expected modulated or time; did you mean 'time'?"),
+    ("teacache_polynomial", "a,b", "expected numbers with commas between them"),
+    ("mag_ratios", "1,nan", "expected numbers with commas between them, or unset"),
+    ("adacache_rates", "0.1:0", RATES),
+    ("adacache_rates", "0.1", RATES),
+    ("delta_boundary", -1, "expected an integer >= 0"),
 ]
 
 
