@@ -60,7 +60,9 @@ def dit_cache(
     try:
         return _cached(gm, example_inputs, layers, config, patches)
     except Refusal as refusal:
-        say_refused(gm, refusal, config.inner)
+        graphs = reports.all()
+        hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)
+        say_refused(gm, refusal, config.inner, hopeless=hopeless)
         return compile_graph(gm, config.inner, patches)
 
 

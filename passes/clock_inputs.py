@@ -13,7 +13,6 @@ from .facts import fake, is_static_input, numel_hint
 from .plan import ClockInputs
 
 _WAVES: set[Any] = {torch.sin, torch.cos, "sin", "cos"}
-_OWNERS = 4  # parameters that tell modules apart: several, because fine-tuned copies may share some
 _TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
 
 
@@ -29,7 +28,7 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]
-    owner = tuple(weights[:: max(len(weights) // _OWNERS, 1)][:_OWNERS])
+    owner = tuple(weights)
     active = [node for node in inputs if not is_static_input(node) and isinstance(fake(node), torch.Tensor)]
     timestep = _timestep(active)
     sources = _sources([main_stream] if main_stream is not None else [])

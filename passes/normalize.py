@@ -8,13 +8,14 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .facts import fake, is_item_of_tuple, size_expr
+from .inline_checkpoints import inline_checkpoints
 from .out_of_place import out_of_place
 from .plan import Refusal
 
 
 def normalize(gm: GraphModule) -> GraphModule:
     """Runs all rewrites; ``gm`` is changed in place and returned."""
-    return share_sizes(gather_items(out_of_place(fix_floats(drop_telemetry(gm)))))
+    return share_sizes(gather_items(out_of_place(fix_floats(inline_checkpoints(drop_telemetry(gm))))))
 
 
 def drop_telemetry(gm: GraphModule) -> GraphModule:

@@ -94,7 +94,7 @@ class Plan:
 class ClockInputs:
     """Graph inputs that tell steps and branches apart at run time.
 
-    ``owner`` are a few parameters of the model (whose model is this?), ``moving`` the inputs that change at every step
+    ``owner`` are the model's weights (whose model is this?), ``moving`` the inputs that change at every step
     (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a
     generation. ``side`` are floating point inputs of which no stream begins (prompts, control samples, scales): the
     guard must notice when they change.

@@ -22,17 +22,18 @@ def say_compiled(report: GraphReport) -> None:
     log.info("dit_cache: %s", report.line())
 
 
-def say_refused(gm: GraphModule, refusal: Refusal, inner: str) -> None:
+def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool) -> None:
     """One warning with the reason and the way out.
 
     Of a model that Dynamo has broken into many graphs, those without any list of modules are not worth a warning: a
-    front or head in a graph of its own does no harm as long as the blocks are together.
+    front or head in a graph of its own does no harm as long as the blocks are together. ``hopeless`` says that
+    several graphs were refused by now and none is cached.
     """
     message = f"this graph is not cached, it runs as with plain {inner}: {refusal}"
     if not isinstance(refusal, NoChain):
         warn_once(message)
         return
-    if not refusal.lists and any_break():
+    if not refusal.lists and any_break() and not hopeless:
         log.info("dit_cache: %s", message)
         return
     broken = explain_break(gm)

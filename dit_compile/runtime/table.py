@@ -58,8 +58,8 @@ class ModuleState:
 class SideTable:
     """Keys state by module and session.
 
-    A module is known by the identity of a few of its parameters, because Dynamo hands one compiled graph to all modules
-    of the same class and shape. When a parameter dies, its module's state goes.
+    A module is known by the identity of its weights, because Dynamo hands one compiled graph to all modules of the same
+    class and shape, and copies may share all weights but one. When a weight dies, its module's state goes.
     """
 
     def __init__(self, on_end: Callable[[GenerationStats], None]) -> None:
@@ -67,17 +67,21 @@ class SideTable:
         self._lock = threading.RLock()
         self._states: dict[tuple[Owner, str], ModuleState] = {}
         self._history: dict[Owner, deque[GenerationStats]] = {}
+        self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
     def owner(self, parameters: list[Tensor], graph: int) -> Owner:
         """The key of the module that has ``parameters``; of a model without any, the graph stands in."""
-        key = tuple(id(parameter) for parameter in parameters) or (-graph - 1,)
-        if key not in self._history:
+        key = tuple(map(id, parameters)) or (-graph - 1,)
+        owner = self._owners.get(key)
+        if owner is None:
             with self._lock:
-                if key not in self._history:
-                    self._history[key] = deque(maxlen=HISTORY)
-                    if parameters:
-                        weakref.finalize(parameters[0], self._drop, key).atexit = False
-        return key
+                ids = set(key)  # graphs of one module may use fewer of its weights (skipped blocks) or more (LoRA)
+                same = (known for known in self._history if ids.issubset(known) or ids.issuperset(known))
+                owner = self._owners.setdefault(key, next(same, key))
+                self._history.setdefault(owner, deque(maxlen=HISTORY))
+                for parameter in parameters:  # any of them may be the one that tells two modules apart
+                    weakref.finalize(parameter, self._drop, key).atexit = False
+        return owner
 
     def state(self, owner: Owner, session: str) -> ModuleState:
         state = self._states.get((owner, session))
@@ -134,12 +138,15 @@ class SideTable:
         if module is None:
             return list(self._history)
         mine = {id(tensor) for tensor in _tensors(module)}
-        return [owner for owner in self._history if owner and mine.issuperset(owner)]
+        whole = [owner for owner in self._history if mine.issuperset(owner)]
+        return whole or [owner for owner in self._history if not mine.isdisjoint(owner)]  # some blocks are in a closure
 
-    def _drop(self, owner: Owner) -> None:
-        self.reset(lambda key, session: key == owner)
+    def _drop(self, key: Owner) -> None:
+        owner = self._owners.pop(key, key)
+        self.reset(lambda known, session: known == owner)
         with self._lock:
-            self._history.pop(owner, None)
+            if owner not in self._owners.values():
+                self._history.pop(owner, None)
 
 
 def _tensors(module: torch.nn.Module) -> Iterable[Tensor]:

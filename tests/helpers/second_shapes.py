@@ -96,8 +96,14 @@ TURNED: dict[str, list[dict[str, Any]]] = {
     "SD3Transformer2DModel": [dict(hidden_states=latents(B, 4, *size)) for size in ((8, 12), (12, 8))],
 }
 # fmt: on
-# Their position embedding reshapes a grid, for which Dynamo tells sizes apart that divide each other from others.
-SPECIALISED = {"LatteTransformer3DModel": "resolution", "PixArtTransformer2DModel": "resolution"}
+# Models that cost plain Dynamo more than two recompiles, too. Latte and PixArt reshape a grid for their position
+# embedding, and sizes that divide each other get code of their own; Lumina2's blocks run in a frame behind a graph
+# break, where Dynamo learns one shape later that the length of the stream changes.
+SPECIALISED = {
+    "LatteTransformer3DModel": "resolution",
+    "Lumina2Transformer2DModel": "resolution",
+    "PixArtTransformer2DModel": "resolution",
+}
 
 
 def at(name: str, *, resolution: int = 0, prompt: int = 0) -> Model:
