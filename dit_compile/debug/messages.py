@@ -37,12 +37,11 @@ def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool
         log.info("dit_cache: %s", message)
         return
     broken = explain_break(gm)
-    if broken is None:
-        broken = (
-            "Compile the whole transformer, not a single block, with fullgraph=True: Dynamo then traces through "
-            "data-dependent shapes instead of cutting the graph there, or names the line that it cannot trace"
-        )
-    warn_once(f"{message}. {broken}", key=f"no chain in {source_files(gm)[:1]}")
+    way_out = broken or (
+        "Compile the whole transformer, not a single block. If a graph break cuts its blocks apart, compile with "
+        "fullgraph=True: Dynamo then traces through data-dependent shapes, or names the line that it cannot trace"
+    )
+    warn_once(f"{message}. {way_out}", key=f"no chain in {source_files(gm)[:1]}, break known: {broken is not None}")
 
 
 def warn_once(message: str, key: str | None = None) -> None:
