@@ -1,0 +1,45 @@
+"""ControlNet residuals and control hints are edges of the graph: exact when computed, and seen by the guard when they
+are switched off."""
+
+import pytest
+import torch
+from control_inputs import CONTROLLED, Loop
+from examine import error
+
+import dit_compile
+
+ALL = [pytest.param(one, id=one.name) for one in CONTROLLED]
+GUARDED = {"residual_diff_threshold": 0.3, "warmup_steps": 2, "max_continuous_cached_steps": -1, "forecast": "reuse"}
+
+
+def compiled(controlled, **options):
+    spec = controlled.spec
+    how = {"fullgraph": spec.fullgraph, "dynamic": False, "options": {"inner": "eager", **options}}
+    return torch.compile(spec.build(), backend="dit_cache", **how)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("controlled", ALL)
+def test_computed_steps_equal_eager(controlled):
+    loop, plain = Loop(controlled), controlled.spec.build()
+    model = compiled(controlled, residual_diff_threshold=0)
+    for index in range(2):
+        wanted = plain(**loop.call(index))
+        assert error(model(**loop.call(index)), wanted) < 1e-5
+        assert error(plain(**loop.call(index, control=0.0)), wanted) > 1e-3, "the control has no effect on this model"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("controlled", ALL)
+def test_the_step_at_which_a_control_is_switched_off_is_computed(controlled):
+    """control_guidance_end: from half-way on the samples are zeros."""
+    loop, plain = Loop(controlled), controlled.spec.build()
+    model = compiled(controlled, **GUARDED)
+    outs = [model(**loop.call(index, 1.0 if index < 4 else 0.0)) for index in range(6)]
+    assert error(outs[4], plain(**loop.call(4, 0.0))) < 1e-5
+    (report,) = dit_compile.graphs()
+    if report.refusal is None:
+        (stats,) = dit_compile.stats(model)
+        assert stats.steps[4].action == "compute"
+    else:  # a model that writes into a slice of what others read
+        assert "writes into" in report.refusal
