@@ -162,7 +162,8 @@ def env() -> None:
         column.no_wrap = True
     if not narrow:
         table.add_column("meaning")
-    for variable, value, source, default, meaning in rows:
+    for variable, *texts, meaning in rows:
+        value, source, default = (text.replace(",", ",\n") if len(text) > 16 else text for text in texts)
         name = f"{variable}\n  [dim]{escape(meaning)}[/]" if narrow else variable
         rest = () if narrow else (escape(meaning),)
         table.add_row(

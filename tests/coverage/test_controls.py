@@ -37,9 +37,10 @@ def test_the_step_at_which_a_control_is_switched_off_is_computed(controlled):
     model = compiled(controlled, **GUARDED)
     outs = [model(**loop.call(index, 1.0 if index < 4 else 0.0)) for index in range(6)]
     assert error(outs[4], plain(**loop.call(4, 0.0))) < 1e-5
-    (report,) = dit_compile.graphs()
-    if report.refusal is None:
+    reports = dit_compile.graphs()
+    refused = [report.refusal for report in reports if report.blocks == ()]
+    if len(refused) < len(reports):  # of a model that Dynamo cuts apart, the graph with the blocks is cached
         (stats,) = dit_compile.stats(model)
         assert stats.steps[4].action == "compute"
     else:  # a model that writes into a slice of what others read
-        assert "writes into" in report.refusal
+        assert any("writes into" in reason for reason in refused)
