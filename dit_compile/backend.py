@@ -20,6 +20,7 @@ from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
 from .forecast import FORECASTERS
+from .passes.batch_rows import find_batch_rows
 from .passes.check_peers import check_peers
 from .passes.extract import duplicate
 from .passes.find_blocks import find_blocks
@@ -31,6 +32,7 @@ from .passes.plan import Plan, Refusal
 from .passes.plan_region import plan_region
 from .policy import POLICIES
 from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
+from .runtime.rows import RowPlaces
 
 Layers = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -92,6 +94,7 @@ def _cached(
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal), seconds=watch.seconds))
         raise
     outliner = Outliner()
+    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in find_batch_rows(top, plan))
     with watch("outline"):
         top = outliner.outline(top)
     dump.after(top, outliner)
@@ -99,7 +102,8 @@ def _cached(
     reports.add(report)
     say_compiled(report)
     top = lower(top, outliner.pieces, config.inner, patches)
-    code = Code(top.forward, _clock_places(graph, plan), report.chain, len(plan.regions), tap)
+    mains = tuple(region.main for region in plan.regions)
+    code = Code(top.forward, _clock_places(graph, plan), report.chain, tap, rows, mains)
     cached = CachedGraph(code, layers, table, process_overrides)
     torch._dynamo.utils.counters["dit_cache"]["graphs"] += 1
     torch._dynamo.utils.counters["dit_cache"]["pieces"] += len(outliner.pieces)

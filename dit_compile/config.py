@@ -192,6 +192,11 @@ class CacheConfig:
         peer="max_accumulated_residual_diff_threshold")
     cfg_decision: str = _knob("separate", _choice("separate", "shared"),
         "shared: the first branch of a step decides for all", peer="cfg_diff_compute_separate")
+    batch_decision: str = _knob("one", _choice("one", "halves", "rows"),
+        "who decides in a batch: all rows together, each half (batched guidance), or each row for itself")
+    forecast_streams: str = _knob("all", _choice("all", "main"),
+        "main: the forecaster serves the main stream only, the others reuse their last snapshot",
+        peer="enable_encoder_calibrator")
     teacache_tap: str = _knob("modulated", _choice("modulated", "time"),
         "what teacache watches: the first block's modulated input, or the time embedding", structure=True)
     teacache_polynomial: tuple[float, ...] = _knob((1.0, 0.0), _NUMBERS,

@@ -46,8 +46,11 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
     watched = {region.probe_entry for region in plan.regions} | {region.probe_value for region in plan.regions}
     watched |= {exit.base for region in plan.regions for exit in region.exits}
     for number, (name, nodes) in enumerate(segments):
-        leaving = watched.union(external_outputs(nodes))
-        outputs = [node for node in nodes if node in leaving]
+        if number % 2:
+            outputs = [exit.node for exit in plan.regions[number // 2].exits]
+        else:
+            leaving = watched.union(external_outputs(nodes))
+            outputs = [node for node in nodes if node in leaving]
         module, inputs = extract(gm, nodes, outputs, name)
         setattr(root, name, module)
         operands = tuple(env[node] for node in inputs)
@@ -58,8 +61,7 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
             entry = env[region.probe_entry] if region.probe_entry is not None else None
             args = (step, number // 2, entry, env[region.probe_value])
             decision = graph.create_node("call_function", guard, args, name=f"decision_{number // 2}")
-            base_of = {exit.node: exit.base for exit in region.exits}
-            bases = tuple(env[base] if (base := base_of[node]) is not None else None for node in outputs)
+            bases = tuple(env[exit.base] if exit.base is not None else None for exit in region.exits)
             module_ref = graph.get_attr(name)
             result = graph.call_function(compute_or_forecast, (decision, module_ref, operands, bases))
         for i, node in enumerate(outputs):

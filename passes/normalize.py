@@ -27,7 +27,7 @@ def drop_telemetry(gm: GraphModule) -> GraphModule:
 
 
 def fix_floats(gm: GraphModule) -> GraphModule:
-    """Writes numbers that modules hold (the eps of a norm) into the graph.
+    """Writes numbers that modules or functions hold (the eps of a norm, a default value) into the graph.
 
     With ``dynamic=True`` Dynamo passes them as tensors and reads them with ``.item()``, which only works where Dynamo's
     own fake inputs are at hand, not in a piece. Reading the number here adds a guard on it, as Dynamo itself does
@@ -40,7 +40,7 @@ def fix_floats(gm: GraphModule) -> GraphModule:
         value = fake(node)
         if isinstance(value, torch.SymFloat) and node.op != "placeholder" and node.target == "item":
             source = node.args[0]
-            if not source.name.startswith("l_self_"):
+            if source.name.startswith("l_") and not source.name.startswith("l_self_"):
                 raise Refusal(
                     f"the argument {source.name} is a Python float that changes from call to call; pass it as a tensor"
                 )

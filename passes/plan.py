@@ -60,7 +60,8 @@ class Region:
 
     ``start`` and ``stop`` are node positions (half open). ``probe_entry`` is the main stream where the first of the
     ``front`` blocks takes it, ``probe_value`` where the region takes it; the guard compares their difference.
-    ``hoisted`` nodes inside the range run in front of it, ``pulled`` nodes behind it run in it.
+    ``hoisted`` nodes inside the range run in front of it, ``pulled`` nodes behind it run in it. ``main`` is the number
+    of the exit that is the main stream.
     """
 
     name: str
@@ -74,10 +75,20 @@ class Region:
     pulled: frozenset[Node] = field(repr=False)
     probe_entry: Node | None
     probe_value: Node
+    main: int | None = None
 
     @property
     def skipped(self) -> int:
         return len(self.blocks) - self.front - self.back
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """How to run a region on some rows of the batch only: which of its operands have one row per sample
+    (``tensors``), and which are sizes that grow with the batch (``sizes``)."""
+
+    tensors: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,11 @@ def plan_region(
     place = positions(gm.graph)
     first = place[chain[0].nodes[0]]
     begin = [leaf for base in bases for leaf in leaves(base, lambda node: place[node] < first)]
-    clock = find_clock_inputs(gm.graph, regions[0].probe_entry, begin)
+    entry = regions[0].probe_entry
+    if entry is None:  # the first blocks rearrange the stream: its shape is another one behind them
+        reached = leaves(regions[0].probe_value, lambda node: place[node] < first)
+        entry = max((node for node in reached if not is_static_input(node)), key=numel_hint, default=None)
+    clock = find_clock_inputs(gm.graph, entry, begin)
     regions = [with_tap(region, tap, gm.graph, clock) for region in regions]
     return Plan(chain, tuple(regions), clock, tuple(notes))
 
@@ -148,6 +152,7 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
         pulled=pulled,
         probe_entry=_twin(probe_value, before, group, place, first),
         probe_value=probe_value,
+        main=next((i for i, exit in enumerate(exits) if exit.node is main_exit), None),
     )
 
 

@@ -17,7 +17,8 @@ class StepView:
 
     ``index`` counts the steps of the generation from 0. ``cached`` counts the steps reused so far, ``run`` those reused
     in a row just before this one. ``region`` is the number of the region among ``regions``. ``memory`` is the policy's
-    own: numbers that it wants to keep until the generation ends, for this region and branch.
+    own: numbers that it wants to keep until the generation ends, for this region and branch. ``since`` counts the steps
+    since the last computed one.
     """
 
     index: int
@@ -26,6 +27,7 @@ class StepView:
     region: int = 0
     regions: int = 1
     memory: dict[str, float] = field(default_factory=dict)
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Policy(ABC):
     needs_probe: ClassVar[bool] = True
     reference: ClassVar[str] = "computed"  # what a tap is compared with: the last "computed" or the "previous" step
     watches_change: ClassVar[bool] = False  # whether ``learn`` is wanted
+    lagged: ClassVar[bool] = False  # whether differences are read one step after they were measured, see ``before``
 
     def tap(self, config: CacheConfig) -> str:
         """What is measured, chosen when the graph is compiled.
@@ -63,7 +66,12 @@ class Policy(ABC):
 
     @abstractmethod
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
-        """The verdict without looking at data, or None."""
+        """The verdict without looking at data, or None.
+
+        Of a ``lagged`` policy, ``step.memory`` holds what the last step has measured, read for all regions in one
+        transfer: ``diff``, and ``span``, the steps between the two values that were compared. It may put the
+        difference that it expects into ``estimate``, for the statistics.
+        """
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
         """``diff`` is finite: mean|tap - reference| / mean|reference|."""

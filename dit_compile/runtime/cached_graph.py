@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..policy import POLICIES
-from .call import CallStep
+from .call import CallStep, GraphFacts
 from .clock import Call
 from .host_read import HostRead, on_host
+from .rows import RowPlaces
 from .session import Session, current_session
 from .table import ModuleState, Owner, PendingTime, SideTable
+
+log = logging.getLogger("dit_compile")
 
 _numbers = itertools.count()
 
@@ -33,13 +37,18 @@ class ClockPlaces:
 
 @dataclass(frozen=True)
 class Code:
-    """A compiled top-level graph: ``regions`` it has, the ``tap`` that its guards measure."""
+    """A compiled top-level graph, and what is known of it.
+
+    ``tap`` is what its guards measure. ``rows`` says for each region how rows are taken from its operands, or why they
+    cannot be.
+    """
 
     forward: Callable[..., Any]
     places: ClockPlaces
     name: str
-    regions: int
     tap: str
+    rows: tuple[RowPlaces | str, ...]
+    mains: tuple[int | None, ...]
 
 
 class CachedGraph:
@@ -56,6 +65,9 @@ class CachedGraph:
         process-wide settings of ``configure()``."""
         self.number = next(_numbers)
         self._code = code
+        rows = tuple(None if isinstance(places, str) else places for places in code.rows)
+        self._facts = GraphFacts(self.number, rows, code.mains)
+        self._warned = False
         self._forward = code.forward
         self._places = code.places
         self._layers = tuple(layers)
@@ -123,7 +135,14 @@ class CachedGraph:
             self._harvest(state, owner, session, config, wait=True)
 
         side = [args[i] for i in places.side]
-        return CallStep(self.number, self._code.regions, state, position, config, side, time, late_time)
+        if config.batch_decision != "one" and not self._warned:
+            self._warn_undivided(config)
+        return CallStep(self._facts, state, position, config, side, time, late_time)
+
+    def _warn_undivided(self, config: CacheConfig) -> None:
+        self._warned = True
+        for reason in {places for places in self._code.rows if isinstance(places, str)}:
+            log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, reason)
 
     def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
         """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""

@@ -1,12 +1,14 @@
-"""One call of a model: what its guards decide, and how its regions are computed or forecast."""
+"""One call of a model: what its guards decide."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import CacheConfig
@@ -16,11 +18,12 @@ from ..policy import POLICIES, Policy, StepView, Verdict
 from .clock import Position
 from .host_read import HostRead
 from .identity import layout
+from .region_call import Group, RegionCall
+from .rows import WHOLE, RowPlaces, Rows, row_groups
 from .side_inputs import relative_change
 from .slots import Slots
 from .stats import StepStats
-from .stopwatch import Stopwatch
-from .table import ModuleState, SharedDiff
+from .table import Measured, ModuleState, SharedDiff
 
 log = logging.getLogger("dit_compile")
 
@@ -40,13 +43,26 @@ def _forecaster(name: str) -> Forecaster:
     return _forecasters[name]
 
 
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a call must know of its graph: its ``number``, and of each region how rows are taken from its operands
+    (None: they cannot be) and which of its outputs is the main stream (None: unknown)."""
+
+    number: int
+    rows: tuple[RowPlaces | None, ...]
+    mains: tuple[int | None, ...]
+
+    @property
+    def regions(self) -> int:
+        return len(self.rows)
+
+
 class CallStep:
     """The ``step`` that the top-level graph is called with."""
 
     def __init__(
         self,
-        graph: int,
-        regions: int,
+        graph: GraphFacts,
         state: ModuleState,
         position: Position,
         config: CacheConfig,
@@ -55,7 +71,6 @@ class CallStep:
         late_time: Callable[[], None],
     ) -> None:
         self.graph = graph
-        self.regions = regions
         self.state = state
         self.position = position
         self.config = config
@@ -64,6 +79,7 @@ class CallStep:
         self.forecaster = _forecaster(config.forecast)
         self._time = time
         self._late_time = late_time
+        self._measured: list[Measured] = []
 
     @property
     def index(self) -> int:
@@ -71,64 +87,143 @@ class CallStep:
 
     def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
         """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
+        places = self.graph.rows[region]
         if not self.config.enabled:
-            return RegionCall(self, region, None, None, Verdict(False, "disabled"), None)
-        slots = self._slots(region)
+            return RegionCall(self, [Group(region, WHOLE, Verdict(False, "disabled"))], places)
+        if self.policy.lagged and region == 0:
+            self._look_at_last_call()
+        decision = self.config.batch_decision if places is not None else "one"
+        rows = [WHOLE] if decision == "one" else row_groups(decision, value.shape[0])
+        groups = [self._group(region, i, part, entry, value) for i, part in enumerate(rows)]
+        undecided = [group for group in groups if group.verdict is None]
+        if undecided:
+            self._decide_with_data(undecided)
+        for group in groups:
+            self._measure(group)
+        if self.policy.lagged and region == self.graph.regions - 1:
+            self._send_measured()
+        return RegionCall(self, groups, places)
+
+    def _group(self, region: int, number: int, rows: Rows, entry: Tensor | None, value: Tensor) -> Group:
+        """The rows that decide together, with their verdict if it needs no number from the device."""
+        if rows is not WHOLE:
+            value, entry = rows.of(value), rows.of(entry) if entry is not None else None
+        group = Group(region, rows, None, number)
+        slots = self.slots(group)
         key = (*layout(value), self.position.shapes)
         reshaped = slots.key is not None and slots.key != key
         if reshaped:
             slots.clear()
-        slots.key = key
-        verdict = self._verdict_without_data(region, reshaped)
-        residual, diff = None, None
-        if self.config.downsample_factor > 1:
-            value = value[..., :: self.config.downsample_factor]
-            entry = entry[..., :: self.config.downsample_factor] if entry is not None else None
-        if verdict is None:
-            verdict, residual, diff = self._verdict_with_data(region, entry, value)
-        elif self.policy.needs_probe and (not verdict.reuse or self.policy.reference == "previous"):
-            residual, _ = probe(value, entry, None)
-        slots = self._slots(region)
-        slots.key = key
-        return RegionCall(self, region, slots, residual, verdict, diff)
+        slots.key = group.key = key
+        every = self.config.downsample_factor
+        group.value = value[..., ::every] if every > 1 else value
+        group.entry = entry[..., ::every] if every > 1 and entry is not None else entry
+        group.verdict = self._verdict_without_data(group, reshaped)
+        if self.policy.lagged:
+            group.diff = slots.memory.get("estimate")
+        return group
 
-    def _verdict_with_data(
-        self, region: int, entry: Tensor | None, value: Tensor
-    ) -> tuple[Verdict, Tensor, float | None]:
-        slots, step = self._slots(region), self.index
-        shared = self.state.diffs.get((self.graph, region)) if self.config.cfg_decision == "shared" else None
-        if shared is not None and shared.step == step and shared.branch != self.position.branch:
-            residual, _ = probe(value, entry, None)
-            return self._verdict(region, shared.diff), residual, shared.diff
-        previous = slots.probe if slots.probe is not None and slots.probe.shape == value.shape else None
-        residual, sums = probe(value, entry, previous)
-        side = slots.side.compare(self.side)
-        diff, *side_diffs = self._read(sums, *(side or ()))
+    def _decide_with_data(self, groups: Sequence[Group]) -> None:
+        """One transfer for all of ``groups``, but for those that take over what another branch has measured."""
+        step = self.index
+        if self.config.cfg_decision == "shared":
+            groups = [group for group in groups if not self._take_shared(group)]
+        sums: list[Tensor] = []
+        counts: list[int | None] = []
+        for group in groups:
+            slots = self.slots(group)
+            previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
+            group.residual, own = probe(group.value, group.entry, previous)
+            side = slots.side.compare(self.side, group.rows)
+            counts.append(None if side is None else len(side))
+            sums += [own, *(side or ())]
+        if not groups:
+            return
+        pairs = iter(self._read(sums))
+        for group, count in zip(groups, counts, strict=True):
+            changed, before = next(pairs)
+            group.diff = changed / before if before else math.nan
+            side_diffs = [relative_change(*next(pairs)) for _ in range(count or 0)]
+            self._decide(group, step, count is not None, side_diffs)
+
+    def _decide(self, group: Group, step: int, side_known: bool, side_diffs: list[float]) -> None:
+        assert group.diff is not None
         if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
-            verdict = self._verdict_without_data(region, False)
-            if verdict is not None:
-                return verdict, residual, diff
-        self.state.diffs[self.graph, region] = SharedDiff(self.index, self.position.branch, diff)
-        verdict = self._verdict(region, diff)
+            group.verdict = self._verdict_without_data(group, False)
+            if group.verdict is not None:
+                return
+        self.state.diffs[self._shared_key(group)] = SharedDiff(self.index, self.position.branch, group.diff)
+        verdict = self._verdict(group, group.diff)
         threshold = self.config.residual_diff_threshold
-        if verdict.reuse and not (side is not None and all(d < threshold for d in side_diffs)):
+        if verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
             verdict = Verdict(False, "input_changed")
-        return verdict, residual, diff
+        group.verdict = verdict
 
-    def _slots(self, region: int) -> Slots:
-        return self.state.slots.setdefault((self.graph, region, self.position.branch), Slots())
+    def _shared_key(self, group: Group) -> tuple[int, int, int]:
+        return (self.graph.number, group.region, group.number)
 
-    def _view(self, region: int) -> StepView:
-        slots = self._slots(region)
-        return StepView(self.index, slots.cached, slots.run, region, self.regions, slots.memory)
+    def _take_shared(self, group: Group) -> bool:
+        shared = self.state.diffs.get(self._shared_key(group))
+        if shared is None or shared.step != self.index or shared.branch == self.position.branch:
+            return False
+        group.diff = shared.diff
+        group.verdict = self._verdict(group, shared.diff)
+        return True
 
-    def _verdict_without_data(self, region: int, reshaped: bool) -> Verdict | None:
+    def _measure(self, group: Group) -> None:
+        """Measures what the policy will want to compare with at a later step."""
+        policy, verdict = self.policy, group.verdict
+        assert verdict is not None
+        slots = self.slots(group)
+        slots.key = group.key
+        if policy.lagged:
+            previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
+            group.residual, sums = probe(group.value, group.entry, previous)
+            if previous is not None:
+                self._measured.append(Measured(slots, sums, self._since(slots)))
+        elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
+            group.residual, _ = probe(group.value, group.entry, None)
+
+    def _send_measured(self) -> None:
+        """All that the regions of this call have measured goes to the host in one transfer, read at the next step."""
+        if self._measured:
+            read = HostRead(torch.stack([measured.sums for measured in self._measured]))
+            self.state.measured[self.graph.number, self.position.branch] = (self._measured, read)
+
+    def _look_at_last_call(self) -> None:
+        """Tells the policy what was measured in the last call of this branch."""
+        measured, read = self.state.measured.pop((self.graph.number, self.position.branch), ((), None))
+        if read is None:
+            return
+        self._generation().host_reads += not read.ready()
+        values = read.values()
+        for one, changed, before in zip(measured, values[::2], values[1::2], strict=True):
+            one.slots.memory["diff"] = changed / before if before else math.nan
+            one.slots.memory["span"] = one.steps
+
+    def slots(self, group: Group) -> Slots:
+        key = (self.graph.number, group.region, self.position.branch, group.number)
+        return self.state.slots.setdefault(key, Slots())
+
+    def _since(self, slots: Slots) -> int:
+        """Steps since the last computed one."""
+        return self.index - slots.ring[-1].step if slots.ring else 0
+
+    def _view(self, group: Group) -> StepView:
+        slots = self.slots(group)
+        return StepView(
+            self.index, slots.cached, slots.run, group.region, self.graph.regions, slots.memory, self._since(slots)
+        )
+
+    def _verdict_without_data(self, group: Group, reshaped: bool) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
-        slots = self._slots(region)
+        slots = self.slots(group)
         if not slots.ring:
             return Verdict(False, "shape_changed" if reshaped else "no_snapshot")
-        self._learn(region)
-        verdict = self.policy.before(self._view(region), self.config)
+        self._learn(group)
+        if self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
+            return self._non_finite(slots)
+        verdict = self.policy.before(self._view(group), self.config)
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):
@@ -136,105 +231,48 @@ class CallStep:
             self._generation().host_reads += not all(pending.read.ready() for pending in self.state.pending)
             self._late_time()
             if self.index != step:
-                return self._verdict_without_data(region, False)
+                return self._verdict_without_data(group, False)
         return verdict
 
-    def _read(self, probe_sums: Tensor, *side_sums: Tensor) -> list[float]:
-        """Relative changes: of the probe (NaN when it was zero) and of inputs."""
-        changed, before, *side = HostRead(probe_sums, *side_sums).values()
+    def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:
+        """Waits for pairs of sums (what has changed, what there was), and for a timestep that is on its way."""
+        values = HostRead(*sums).values()
         self._generation().host_reads += 1
         if self._time is not None:
             self._late_time()
-        pairs = zip(side[::2], side[1::2], strict=True)
-        return [changed / before if before else math.nan, *(relative_change(*pair) for pair in pairs)]
+        return list(zip(values[::2], values[1::2], strict=True))
 
-    def _learn(self, region: int) -> None:
+    def _learn(self, group: Group) -> None:
         """Tells the policy by how much the last computed step changed the effect."""
-        slots = self._slots(region)
+        slots = self.slots(group)
         read, slots.change = slots.change, None
         if read is not None and self.policy.watches_change:
             self._generation().host_reads += not read.ready()
             change = relative_change(*read.values())
             if math.isfinite(change):
-                self.policy.learn(self._view(region), self.config, change)
+                self.policy.learn(self._view(group), self.config, change)
 
-    def _verdict(self, region: int, diff: float) -> Verdict:
-        slots = self._slots(region)
+    def _verdict(self, group: Group, diff: float) -> Verdict:
+        slots = self.slots(group)
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
-            slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
-            self._warn_non_finite()
-            return Verdict(False, "non_finite")
-        return self.policy.after(self._view(region), self.config, diff)
+            return self._non_finite(slots)
+        return self.policy.after(self._view(group), self.config, diff)
 
-    def _warn_non_finite(self) -> None:
+    def _non_finite(self, slots: Slots) -> Verdict:
+        slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
+        slots.memory.pop("diff", None)
         if all(step.reason != "non_finite" for step in self._generation().steps):
             log.warning(
                 "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check latents "
                 "and weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
                 self.index,
             )
+        return Verdict(False, "non_finite")
 
     def _generation(self) -> Any:
         return self.state.generation
 
     def record(self, stats: StepStats) -> None:
         self._generation().steps.append(stats)
-
-
-class RegionCall:
-    """A decision and what it takes to carry it out."""
-
-    __slots__ = ("_call", "_diff", "_region", "_residual", "_slots", "_verdict")
-
-    def __init__(
-        self,
-        call: CallStep,
-        region: int,
-        slots: Slots | None,
-        residual: Tensor | None,
-        verdict: Verdict,
-        diff: float | None,
-    ) -> None:
-        self._call = call
-        self._region = region
-        self._slots = slots
-        self._residual = residual
-        self._verdict = verdict
-        self._diff = diff
-
-    def run(
-        self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Sequence[Tensor | None]
-    ) -> Sequence[Tensor]:
-        """The region's outputs, computed or forecast."""
-        call, slots, reuse = self._call, self._slots, self._verdict.reuse
-        device = next(operand.device for operand in operands if isinstance(operand, Tensor))
-        watch = Stopwatch(device)
-        outputs: Sequence[Tensor]
-        if slots is not None and reuse:
-            steps = [snapshot.step for snapshot in slots.ring][-call.forecaster.snapshots(call.config) :]
-            weights = call.forecaster.weights(steps, call.index, call.config)
-            outputs = slots.forecast([0.0] * (len(slots.ring) - len(weights)) + weights, bases)
-            watch.stop()
-            if call.policy.reference == "previous" and self._residual is not None:
-                slots.probe = self._residual
-            slots.cached += 1
-            slots.run += 1
-        else:
-            outputs = region(*operands)
-            watch.stop()
-            if slots is not None:
-                capacity = max(call.forecaster.snapshots(call.config), 1 + call.policy.watches_change)
-                slots.store(call.index, capacity, outputs, bases)
-                if call.policy.watches_change:
-                    slots.watch_change()
-                slots.probe = self._residual
-                if call.policy.needs_probe:
-                    slots.side.remember(call.side)
-                slots.run = 0
-        action = "reuse" if reuse else "compute"
-        call.record(
-            StepStats(call.index, call.position.branch, action, self._verdict.reason, self._diff, self._region, watch)
-        )
-        return outputs

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..kernels.probe import probe
 from .identity import Fingerprint, fingerprint
+from .rows import Rows
 
 SAMPLE = 1 << 16  # elements compared per input
 
@@ -25,13 +26,14 @@ class SideInputs:
         self._moving: set[int] = set()  # inputs that were seen to change
         self._samples: dict[int, Tensor] = {}
 
-    def remember(self, inputs: Sequence[Tensor]) -> None:
-        """Called at a computed step. Only inputs that are known to change are sampled."""
+    def remember(self, inputs: Sequence[Tensor], rows: Rows) -> None:
+        """Called at a computed step. Only inputs that are known to change are sampled; ``rows`` are those of the batch
+        that matter (count 0: all)."""
         self._moving |= self._changed(inputs) if self._ids else set()
         self._ids = fingerprint(list(inputs))
-        self._samples = {i: probe(_sample(inputs[i]), None, None)[0] for i in self._moving}
+        self._samples = {i: probe(_sample(inputs[i], rows), None, None)[0] for i in self._moving}
 
-    def compare(self, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+    def compare(self, inputs: Sequence[Tensor], rows: Rows) -> list[Tensor] | None:
         """For each input that is not the tensor it was, the two sums of the probe (see kernels.probe).
 
         None when one has changed that has no sample: how much is not known.
@@ -39,7 +41,7 @@ class SideInputs:
         sums = []
         for i in self._changed(inputs):
             before = self._samples.get(i)
-            now = _sample(inputs[i])
+            now = _sample(inputs[i], rows)
             if before is None or before.shape != now.shape or before.dtype != now.dtype:
                 return None
             sums.append(probe(now, None, before)[1])
@@ -65,6 +67,8 @@ def relative_change(changed: float, before: float) -> float:
     return 0.0 if changed == 0 else float("inf")
 
 
-def _sample(tensor: Tensor) -> Tensor:
+def _sample(tensor: Tensor, rows: Rows) -> Tensor:
+    if tensor.ndim and 0 < rows.count < rows.batch == tensor.shape[0]:
+        tensor = rows.of(tensor)
     flat = tensor.detach().reshape(-1)
     return flat[:: max(flat.numel() // SAMPLE, 1)]

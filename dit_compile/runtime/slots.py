@@ -69,17 +69,31 @@ class Slots:
             pairs = zip(self.ring[-1].tensors, self.ring[-2].tensors, strict=True)
             self.change = HostRead(torch.stack([probe(new, None, old)[1] for new, old in pairs]).sum(0))
 
-    def forecast(self, weights: Sequence[float], bases: Sequence[Tensor | None]) -> list[Tensor]:
-        """``base + sum_j weights[j] * snapshot[j]`` for each value; snapshots of weight zero are not read."""
+    def room(self, rows: int | None = None) -> list[Tensor]:
+        """Uninitialised tensors that lie in memory as the region's real outputs do, of ``rows`` rows where given."""
+        return [
+            tensor.new_empty_strided(shape if rows is None else (rows, *shape[1:]), stride)
+            for tensor, (shape, stride) in zip(self.ring[-1].tensors, self.layouts, strict=True)
+        ]
+
+    def forecast(
+        self,
+        weights: Sequence[float],
+        bases: Sequence[Tensor | None],
+        outs: Sequence[Tensor] | None = None,
+        only: int | None = None,
+    ) -> Sequence[Tensor]:
+        """``base + sum_j weights[j] * snapshot[j]`` for each value, written into ``outs`` where they are given;
+        snapshots of weight zero are not read. With ``only``, all values but that one reuse the latest snapshot."""
         used = [(weight, snap.tensors) for weight, snap in zip(weights, self.ring, strict=True) if weight != 0.0]
         if not used:
             used = [(0.0, self.ring[-1].tensors)]
-        results = []
-        for i, (base, (shape, stride)) in enumerate(zip(bases, self.layouts, strict=True)):
-            snapshots = [tensors[i] for _, tensors in used]
-            out = torch.empty_strided(shape, stride, dtype=snapshots[0].dtype, device=snapshots[0].device)
-            results.append(weighted_sum(base, snapshots, [weight for weight, _ in used], out=out))
-        return results
+        latest = [(1.0, self.ring[-1].tensors)]
+        outs = self.room() if outs is None else outs
+        for i, (base, out) in enumerate(zip(bases, outs, strict=True)):
+            terms = used if only is None or i == only else latest
+            weighted_sum(base, [tensors[i] for _, tensors in terms], [weight for weight, _ in terms], out=out)
+        return outs
 
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""

@@ -24,12 +24,14 @@ class StepStats:
     reason: str
     diff: float | None = None
     region: int = 0
+    rows: int = 0  # with batch_decision=halves or rows: which half, which row
     stopwatch: Stopwatch | None = field(default=None, repr=False)
+    share: float = field(default=1.0, repr=False)  # of the time, where several groups of rows ran together
 
     @property
     def seconds(self) -> float:
         """Time of the region or of its forecast."""
-        return self.stopwatch.seconds() if self.stopwatch is not None else 0.0
+        return self.stopwatch.seconds() * self.share if self.stopwatch is not None else 0.0
 
 
 @dataclass
@@ -84,6 +86,7 @@ class GenerationStats:
                 "index": step.index,
                 "branch": step.branch,
                 "region": step.region,
+                "rows": step.rows,
                 "action": step.action,
                 "reason": step.reason,
                 "diff": step.diff,

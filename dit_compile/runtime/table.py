@@ -41,13 +41,23 @@ class SharedDiff:
     diff: float
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a call has measured for the next one: the sums of a probe against that of ``steps`` steps ago."""
+
+    slots: Slots
+    sums: Tensor
+    steps: int
+
+
 @dataclass
 class ModuleState:
     """State of one module in one session. Used by one call at a time."""
 
     clock: Clock = field(default_factory=Clock)
-    slots: dict[tuple[int, int, int], Slots] = field(default_factory=dict)  # (graph, region, branch)
-    diffs: dict[tuple[int, int], SharedDiff] = field(default_factory=dict)  # (graph, region)
+    slots: dict[tuple[int, int, int, int], Slots] = field(default_factory=dict)  # (graph, region, branch, group)
+    diffs: dict[tuple[int, int, int], SharedDiff] = field(default_factory=dict)  # (graph, region, group)
+    measured: dict[tuple[int, int], tuple[list[Measured], HostRead]] = field(default_factory=dict)  # (graph, branch)
     pending: deque[PendingTime] = field(default_factory=deque)
     generation: GenerationStats | None = None
 
@@ -97,6 +107,7 @@ class SideTable:
         self._end(state)
         state.slots.clear()
         state.diffs.clear()
+        state.measured.clear()
         state.generation = GenerationStats(module=module, session=session, config=config)
         with self._lock:
             self._history[owner].append(state.generation)

@@ -50,7 +50,7 @@ def test_contents():
     as_dict = stats.as_dict()
     assert len(as_dict["steps"]) == 16
     assert as_dict["steps"][0] == {
-        "index": 0, "branch": 0, "region": 0, "action": "compute", "reason": "no_snapshot", "diff": None,
+        "index": 0, "branch": 0, "region": 0, "rows": 0, "action": "compute", "reason": "no_snapshot", "diff": None,
     }  # fmt: skip
 
 

@@ -1,0 +1,165 @@
+"""Carries out what the guard of a region has decided: runs the region, forecasts it, or each for some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..policy import Verdict
+from .rows import RowPlaces, Rows, rows_like, take
+from .stats import StepStats
+from .stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from .call import CallStep
+
+Bases = Sequence[Tensor | None]
+
+
+@dataclass(eq=False)
+class Group:
+    """Rows of the batch that decide together at one region.
+
+    ``value`` and ``entry`` are what the guard compares, ``residual`` their difference where it was formed.
+    """
+
+    region: int
+    rows: Rows
+    verdict: Verdict | None
+    number: int = 0
+    key: tuple[object, ...] | None = None
+    value: Tensor = field(default=None, repr=False)  # type: ignore[assignment]
+    entry: Tensor | None = field(default=None, repr=False)
+    residual: Tensor | None = field(default=None, repr=False)
+    diff: float | None = None
+
+    @property
+    def reuse(self) -> bool:
+        return self.verdict is not None and self.verdict.reuse
+
+
+class RegionCall:
+    """The decisions about one region and what it takes to carry them out."""
+
+    __slots__ = ("_call", "_groups", "_places")
+
+    def __init__(self, call: CallStep, groups: Sequence[Group], places: RowPlaces | None) -> None:
+        self._call = call
+        self._groups = groups
+        self._places = places
+
+    def run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
+        """The region's outputs, computed or forecast."""
+        device = next(operand.device for operand in operands if isinstance(operand, Tensor))
+        groups = self._groups
+        computing = [group for group in groups if not group.reuse]
+        if not computing:
+            return self._all_reuse(bases, device)
+        if len(computing) == len(groups):
+            return self._all_compute(region, operands, bases, device)
+        return self._mixed(region, operands, bases, computing, device)
+
+    def _all_compute(
+        self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases, device: torch.device
+    ) -> Sequence[Tensor]:
+        watch = Stopwatch(device)
+        outputs = region(*operands)
+        watch.stop()
+        divided = len(self._groups) > 1
+        for group in self._groups:
+            mine = [group.rows.of(output) for output in outputs] if divided else outputs
+            self._computed(group, mine, _of(group, bases) if divided else bases, watch, len(self._groups))
+        return outputs
+
+    def _all_reuse(self, bases: Bases, device: torch.device) -> Sequence[Tensor]:
+        watch = Stopwatch(device)
+        outputs: Sequence[Tensor] = ()
+        if len(self._groups) == 1:
+            outputs = self._forecast(self._groups[0], bases, None)
+        else:
+            outputs = self._call.slots(self._groups[0]).room(self._groups[0].rows.batch)
+            for group in self._groups:
+                self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
+        watch.stop()
+        for group in self._groups:
+            self._reused(group, watch, len(self._groups))
+        return outputs
+
+    def _mixed(
+        self,
+        region: Callable[..., Sequence[Tensor]],
+        operands: Sequence[Any],
+        bases: Bases,
+        computing: Sequence[Group],
+        device: torch.device,
+    ) -> Sequence[Tensor]:
+        """The region for the rows that need it, a forecast for the others, put together again."""
+        assert self._places is not None
+        watch = Stopwatch(device)
+        made = region(*take(operands, self._places, [group.rows for group in computing]))
+        watch.stop()
+        outputs = [rows_like(tensor, computing[0].rows.batch) for tensor in made]
+        place = 0
+        for group in computing:
+            mine = [tensor.narrow(0, place, group.rows.count) for tensor in made]
+            place += group.rows.count
+            for output, part in zip(outputs, mine, strict=True):
+                group.rows.of(output).copy_(part)
+            self._computed(group, mine, _of(group, bases), watch, len(computing))
+        reusing = [group for group in self._groups if group.reuse]
+        watch = Stopwatch(device)
+        for group in reusing:
+            self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
+        watch.stop()
+        for group in reusing:
+            self._reused(group, watch, len(reusing))
+        return outputs
+
+    def _forecast(self, group: Group, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
+        call = self._call
+        ring = call.slots(group).ring
+        steps = [snapshot.step for snapshot in ring][-call.forecaster.snapshots(call.config) :]
+        weights = call.forecaster.weights(steps, call.index, call.config)
+        full = [0.0] * (len(ring) - len(weights)) + weights
+        main = call.graph.mains[group.region] if call.config.forecast_streams == "main" else None
+        return call.slots(group).forecast(full, bases, outs, main)
+
+    def _reused(self, group: Group, watch: Stopwatch, parts: int) -> None:
+        call, slots = self._call, self._call.slots(group)
+        if call.policy.reference == "previous" and group.residual is not None:
+            slots.probe = group.residual
+        slots.cached += 1
+        slots.run += 1
+        self._record(group, "reuse", watch, parts)
+
+    def _computed(self, group: Group, values: Sequence[Tensor], bases: Bases, watch: Stopwatch, parts: int) -> None:
+        call = self._call
+        if call.config.enabled:
+            slots = call.slots(group)
+            capacity = max(call.forecaster.snapshots(call.config), 1 + call.policy.watches_change)
+            slots.store(call.index, capacity, values, bases)
+            if call.policy.watches_change:
+                slots.watch_change()
+            slots.probe = group.residual
+            if call.policy.needs_probe:
+                slots.side.remember(call.side, group.rows)
+            slots.run = 0
+        self._record(group, "compute", watch, parts)
+
+    def _record(self, group: Group, action: str, watch: Stopwatch, parts: int) -> None:
+        call, verdict = self._call, group.verdict
+        assert verdict is not None
+        call.record(
+            StepStats(
+                call.index, call.position.branch, action, verdict.reason, group.diff, group.region, group.number, watch,
+                1 / parts,
+            )
+        )  # fmt: skip
+
+
+def _of(group: Group, bases: Bases) -> list[Tensor | None]:
+    return [group.rows.of(base) if base is not None else None for base in bases]

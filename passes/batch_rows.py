@@ -1,0 +1,134 @@
+"""Finds out whether a region can run on some rows of a batch only, and which of its inputs have rows.
+
+region(h[B, L, D], temb[B, D], rotary[L, D], B, weights)      rows: h, temb; sizes: B
+region(h[rows],    temb[rows], rotary,       n, weights)      the same rows of what region(h, ...) returns
+
+The batch is a symbol: the size of the latents' first dimension. Row by row is allowed when every value in the region
+that is made from rows carries that symbol in exactly one dimension, so that no operation adds up, sorts or normalises
+over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import free_symbols
+
+from .check_cuts import target_name
+from .facts import fake, is_static_input, numel_hint, size_expr
+from .plan import BatchRows, Plan, Region
+
+_OVER_A_DIM = {
+    "softmax", "log_softmax", "flip", "roll", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "topk",
+    "kthvalue",
+}  # fmt: skip
+
+
+class _Mixed(Exception):
+    """Rows depend on each other, or cannot be told apart; the message says why."""
+
+
+def find_batch_rows(top: GraphModule, plan: Plan) -> tuple[BatchRows | str, ...]:
+    """For each region its ``BatchRows``, or the reason why its rows cannot be computed apart.
+
+    ``top`` is what ``insert_guard`` returned.
+    """
+    found: list[BatchRows | str] = []
+    for region in plan.regions:
+        try:
+            batch = _batch_symbol(plan, top)
+            found.append(_rows_of_region(top.get_submodule(region.name), region, batch))
+        except _Mixed as reason:
+            found.append(str(reason))
+    return tuple(found)
+
+
+def _batch_symbol(plan: Plan, top: GraphModule) -> Any:
+    """The symbol of the batch size."""
+    latents = max(plan.clock_inputs.moving, key=numel_hint, default=None)
+    if latents is None or fake(latents).ndim == 0:
+        raise _Mixed("the graph has no latents whose first dimension could be the batch")
+    batch = size_expr(fake(latents).shape[0])
+    if not getattr(batch, "is_symbol", False):
+        raise _Mixed(
+            f"the batch size {batch} is fixed in the compiled graph. Compile with dynamic=True, and let the first "
+            "batch have a size that no other dimension has"
+        )
+    for node in top.graph.nodes:
+        value = fake(node) if node.op == "placeholder" and not is_static_input(node) else None
+        if isinstance(value, torch.Tensor) and any(_mentions(size, batch) for size in value.shape[1:]):
+            raise _Mixed(
+                f"{node.name} has another dimension of the size of the batch, and the graph cannot tell the two "
+                "apart: compile with a batch size that no other dimension has"
+            )
+    return batch
+
+
+def _rows_of_region(module: torch.nn.Module, region: Region, batch: Any) -> BatchRows:
+    assert isinstance(module, GraphModule)
+    nodes = list(module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    tensors = [i for i, node in enumerate(inputs) if _has_rows(node, batch)]
+    ints = [i for i, node in enumerate(inputs) if isinstance(fake(node), torch.SymInt)]
+    sizes = [i for i in ints if _mentions(fake(inputs[i]), batch)]
+    for i in sizes:
+        if _mentions(size_expr(fake(inputs[i])) / batch, batch):
+            raise _Mixed(f"the size {inputs[i].name} is no multiple of the batch size")
+    made = {inputs[i] for i in tensors}
+    for node in nodes:
+        if node.op in ("call_function", "call_method") and not made.isdisjoint(node.all_input_nodes):
+            values = _tensors(fake(node))
+            for value in values:
+                _check(node, value, batch)
+            made |= {node} if values else set()
+    outputs = next(node for node in reversed(nodes) if node.op == "output").args[0]
+    watched = [value for value in (region.probe_entry, region.probe_value) if value is not None]
+    watched += [exit.base for exit in region.exits if exit.base is not None]
+    for node in [*outputs, *watched]:
+        if not _has_rows(node, batch):
+            raise _Mixed(f"{node.name} has no row for each sample of the batch")
+    return BatchRows(tuple(tensors), tuple(sizes))
+
+
+def _has_rows(node: Node, batch: Any) -> bool:
+    """Whether ``node`` is a tensor with one row per sample: the batch is its first dimension, and rows lie one after
+    the other in memory, so that some of them have the strides that compiled code expects."""
+    value = fake(node)
+    if not isinstance(value, torch.Tensor) or not any(_mentions(size, batch) for size in value.shape):
+        return False
+    if size_expr(value.shape[0]) != batch or any(_mentions(n, batch) for n in (*value.shape[1:], *value.stride()[1:])):
+        raise _Mixed(f"the batch is not the outermost dimension of {node.name}")
+    return True
+
+
+def _check(node: Node, value: torch.Tensor, batch: Any) -> None:
+    """Raises where ``value``, made by ``node`` from rows, mixes them."""
+    places = [i for i, size in enumerate(value.shape) if _mentions(size, batch)]
+    name = target_name(node)
+    if len(places) != 1 or _mentions(size_expr(value.shape[places[0]]) / batch, batch):
+        raise _Mixed(f"{name} ({node.name}) combines the rows of the batch")
+    if name in _OVER_A_DIM and places[0] in _dims(node, value.ndim):
+        raise _Mixed(f"{name} ({node.name}) runs over the batch")
+    if name == "scaled_dot_product_attention" and places[0] == value.ndim - 2:
+        raise _Mixed(f"{name} ({node.name}) lets the samples of the batch see each other")
+
+
+def _dims(node: Node, ndim: int) -> Iterable[int]:
+    """The dimensions that an operation over some dimension names; the last one where it names none."""
+    given = [node.kwargs[key] for key in ("dim", "dims") if key in node.kwargs] or list(node.args[1:]) or [-1]
+    flat = [d for item in given for d in (item if isinstance(item, (tuple, list)) else [item])]
+    return {d % ndim for d in flat if isinstance(d, int)}
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+def _mentions(size: Any, batch: Any) -> bool:
+    expression = size_expr(size)
+    return batch in (free_symbols(size) if isinstance(size, torch.SymInt) else getattr(expression, "free_symbols", ()))
