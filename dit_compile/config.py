@@ -97,6 +97,14 @@ def _read_numbers(value: Any) -> tuple[float, ...]:
     return numbers_read
 
 
+def _read_indices(value: Any) -> tuple[int, ...]:
+    items = map(int, value.split(",")) if isinstance(value, str) else value
+    indices = tuple(operator.index(item) for item in items)
+    if min(indices) < 0:  # or none at all
+        raise ValueError
+    return indices
+
+
 def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
     pairs = [pair.split(":") for pair in value.split(",")] if isinstance(value, str) else value
     rates = tuple((float(bound), operator.index(int(steps))) for bound, steps in pairs)
@@ -107,6 +115,7 @@ def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
 
 _NUMBERS = Accepts("numbers with commas between them", _read_numbers)
 _RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
+_INDICES = Accepts("indices of blocks with commas between them", _read_indices)
 _FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
 _MASK = Accepts(
     "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
@@ -149,7 +158,8 @@ class CacheConfig:
         "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
     bn: int = _knob(_DEFAULT["bn"], _number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
     policy: str = _knob("dbcache", _plugin(),
-        "when to reuse: dbcache, interval, mask, teacache, magcache, easycache, adacache, delta_dit, or your own")
+        "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, or your "
+        "own")
     residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], _number(0, real=True),
         "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
     warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "initial computed steps", peer="max_warmup_steps")
@@ -172,8 +182,9 @@ class CacheConfig:
         "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
     num_steps: int | None = _knob(None, _number(1),
         "steps per generation, only if the clock should not infer them", peer="num_inference_steps")
-    scope: str = _knob("chain", _choice("chain", "container", "halves"),
-        "chain: one decision for all blocks; container: one per module list, as in cache-dit 1.0.14; halves: two",
+    scope: str = _knob("chain", _choice("chain", "container", "halves", "block"),
+        "one decision for the whole chain, one per container (module list, as in cache-dit 1.0.14), two halves, "
+        "or one per block (for policy=dbprune)",
         structure=True)
     dump: str | None = _knob(None, _FOLDER, "folder that receives the graphs of every pass", structure=True)
     inner: str = _knob("inductor", _choice("inductor", "aot_eager", "eager"),
@@ -205,6 +216,14 @@ class CacheConfig:
     adacache_rates: tuple[tuple[float, int], ...] = _knob(
         ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)), _RATES,
         "pairs bound:steps, for policy=adacache")
+    keep_blocks: tuple[int, ...] | None = _knob(None, _INDICES,
+        "blocks that policy=dbprune always runs, counted along the chain from 0", peer="non_prune_block_ids")
+    prune_relax: float = _knob(0.0, _number(0, real=True),
+        "dbprune raises its threshold to this times the mean difference of all blocks; 0: never",
+        peer="dynamic_prune_threshold_relax_ratio")
+    prune_relax_limit: float = _knob(-1, _number(-1, real=True),
+        "up to where prune_relax may raise dbprune's threshold; -1: twice the threshold",
+        peer="max_dynamic_prune_threshold")
     delta_boundary: int = _knob(14, _number(0), "step from which policy=delta_dit skips the front half, not the rear")
     # fmt: on
 
@@ -228,6 +247,8 @@ class CacheConfig:
             )
         if self.policy == "delta_dit" and self.scope != "halves":
             raise ConfigError(f'policy="delta_dit" needs scope="halves" ({env_name("scope")}=halves): two regions')
+        if self.policy == "dbprune" and self.scope != "block":
+            raise ConfigError(f'policy="dbprune" needs scope="block" ({env_name("scope")}=block): a region per block')
 
     def describe(self) -> str:
         """One short line for logs and tables, such as ``F1 B0 W4 C2 t0.12 taylorseer(1) dbcache``."""

@@ -35,8 +35,8 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
     order = [node for node in gm.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     place = {node: i for i, node in enumerate(gm.graph.nodes)}
     segments = _segments(order, place, plan)
-    _name_pieces(segments, place, plan)
-    skippable = {node.meta[PIECE] for i, (_, nodes) in enumerate(segments) if i % 2 for node in nodes}
+    _name_pieces(segments, plan)
+    skippable = {node.meta[PIECE] for _, nodes, region in segments if region is not None for node in nodes}
     check_cuts(gm, {node: node.meta[PIECE] for node in order}, skippable)
 
     graph = Graph()
@@ -45,22 +45,22 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
     env: dict[Node, Any] = {n: placeholder_like(graph, n) for n in gm.graph.nodes if n.op == "placeholder"}
     watched = {region.probe_entry for region in plan.regions} | {region.probe_value for region in plan.regions}
     watched |= {exit.base for region in plan.regions for exit in region.exits}
-    for number, (name, nodes) in enumerate(segments):
-        if number % 2:
-            outputs = [exit.node for exit in plan.regions[number // 2].exits]
+    for name, nodes, number in segments:
+        if number is not None:
+            outputs = [exit.node for exit in plan.regions[number].exits]
         else:
             leaving = watched.union(external_outputs(nodes))
             outputs = [node for node in nodes if node in leaving]
         module, inputs = extract(gm, nodes, outputs, name)
         setattr(root, name, module)
         operands = tuple(env[node] for node in inputs)
-        if number % 2 == 0:
+        if number is None:
             result = graph.call_module(name, operands)
         else:
-            region = plan.regions[number // 2]
+            region = plan.regions[number]
             entry = env[region.probe_entry] if region.probe_entry is not None else None
-            args = (step, number // 2, entry, env[region.probe_value])
-            decision = graph.create_node("call_function", guard, args, name=f"decision_{number // 2}")
+            args = (step, number, entry, env[region.probe_value])
+            decision = graph.create_node("call_function", guard, args, name=f"decision_{number}")
             bases = tuple(env[exit.base] if exit.base is not None else None for exit in region.exits)
             module_ref = graph.get_attr(name)
             result = graph.call_function(compute_or_forecast, (decision, module_ref, operands, bases))
@@ -78,26 +78,31 @@ def _constant(graph: Graph, root: GraphModule, gm: GraphModule, node: Node) -> N
     return graph.get_attr(str(node.target))
 
 
-def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[tuple[str, list[Node]]]:
-    """Alternating parts that always run and regions: front, region_0, between_0, region_1, ..., tail."""
+Segment = tuple[str, list[Node], int | None]
+
+
+def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[Segment]:
+    """Parts that always run and regions (with their numbers): front, region_0, between_0, region_1, ..., tail."""
     hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))
     pulled = set[Node]().union(*(region.pulled for region in plan.regions))
-    segments: list[tuple[str, list[Node]]] = []
+    segments: list[Segment] = []
     begin = 0
     for number, region in enumerate(plan.regions):
         always = [node for node in order if begin <= place[node] < region.start and node not in pulled]
         always += [node for node in order if node in region.hoisted]
-        inside = [node for node in order if region.start <= place[node] < region.stop and node not in hoisted]
+        elsewhere = hoisted | pulled
+        inside = [node for node in order if region.start <= place[node] < region.stop and node not in elsewhere]
         inside += [node for node in order if node in region.pulled]
-        segments += [("front" if number == 0 else f"between_{number - 1}", always), (region.name, inside)]
+        segments += [("front" if number == 0 else f"between_{number - 1}", always, None), (region.name, inside, number)]
         begin = region.stop
-    return [*segments, ("tail", [node for node in order if begin <= place[node] and node not in pulled])]
+    segments.append(("tail", [node for node in order if begin <= place[node] and node not in pulled], None))
+    return [segment for segment in segments if segment[1]]
 
 
-def _name_pieces(segments: list[tuple[str, list[Node]]], place: dict[Node, int], plan: Plan) -> None:
+def _name_pieces(segments: list[Segment], plan: Plan) -> None:
     """Every block is a piece of its own, and so is each stretch of nodes between two blocks."""
     owner = {node: block for block in plan.chain for node in block.nodes}
-    for segment, nodes in segments:
+    for segment, nodes, _ in segments:
         glue = itertools.count()
         name = ""
         previous: Node | None = None

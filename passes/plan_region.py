@@ -8,14 +8,23 @@ Output:  front   | region                | tail          with, for every value t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch.fx import Graph, GraphModule, Node
 
 from .check_cuts import check_pure
 from .clock_inputs import find_clock_inputs
 from .entry_base import EntryBase
-from .facts import is_float_tensor, is_static_input, is_tensor, numel_hint, positions, same_shape
+from .facts import (
+    external_inputs,
+    external_outputs,
+    is_float_tensor,
+    is_static_input,
+    is_tensor,
+    numel_hint,
+    positions,
+    same_shape,
+)
 from .find_blocks import main_output
 from .plan import Block, Exit, Plan, Refusal, Region
 from .pull_slices import pull_slices
@@ -27,8 +36,9 @@ from .wiring import twin_by_wiring
 def plan_region(
     gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: int, scope: str, tap: str = "residual"
 ) -> Plan:
-    """Plans one region for the whole chain (``scope="chain"``), one for each list of blocks (``"container"``) or two
-    (``"halves"``). ``tap`` is what the guard measures (see ``taps``).
+    """Plans one region for the whole chain (``scope="chain"``), one for each list of blocks (``"container"``), two
+    (``"halves"``), or one for each block between the first ``front`` and the last ``back`` (``"block"``). ``tap`` is
+    what the guard measures (see ``taps``).
 
     ``front`` and ``back`` are the numbers of first and last blocks that always run; they are lowered, with a note,
     where a list is too short to leave a block to skip.
@@ -37,23 +47,38 @@ def plan_region(
         Refusal: skipping would change what a later step or the caller sees.
     """
     notes: list[str] = []
-    groups = _by_container(chain, notes) if scope == "container" else _halves(chain) if scope == "halves" else [chain]
+    groups = _groups(chain, front, back, scope, notes)
     mains = _main_stream_at_exits(gm.graph, groups)
+    flow = _streams_of(gm.graph, chain[0])
     regions = []
     for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
-        f, b = _clamp(front, back, group, notes)
-        regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main))
+        f, b = (0, 0) if scope == "block" else _clamp(front, back, group, notes)
+        regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main, flow, number == len(groups) - 1))
     bases = [exit.base for region in regions for exit in region.exits if exit.base is not None]
     place = positions(gm.graph)
     first = place[chain[0].nodes[0]]
     begin = [leaf for base in bases for leaf in leaves(base, lambda node: place[node] < first)]
     entry = regions[0].probe_entry
-    if entry is None:  # the first blocks rearrange the stream: its shape is another one behind them
+    if entry is None:  # the first blocks rearrange the stream, or there are none
         reached = leaves(regions[0].probe_value, lambda node: place[node] < first)
         entry = max((node for node in reached if not is_static_input(node)), key=numel_hint, default=None)
     clock = find_clock_inputs(gm.graph, entry, begin)
     regions = [with_tap(region, tap, gm.graph, clock) for region in regions]
     return Plan(chain, tuple(regions), clock, tuple(notes))
+
+
+def _groups(
+    chain: tuple[Block, ...], front: int, back: int, scope: str, notes: list[str]
+) -> Sequence[tuple[Block, ...]]:
+    """The blocks of each region, with those that always run where a region has such of its own."""
+    if scope == "container":
+        return _by_container(chain, notes)
+    if scope == "halves":
+        return _halves(chain)
+    if scope == "block":
+        f, b = _clamp(front, back, chain, notes)
+        return [(block,) for block in chain[f : len(chain) - b]]
+    return [chain]
 
 
 def _halves(chain: tuple[Block, ...]) -> list[tuple[Block, ...]]:
@@ -80,15 +105,16 @@ def _clamp(front: int, back: int, group: tuple[Block, ...], notes: list[str]) ->
     return f, b
 
 
-def _main_stream_at_exits(graph: Graph, groups: list[tuple[Block, ...]]) -> list[Node]:
+def _main_stream_at_exits(graph: Graph, groups: Sequence[tuple[Block, ...]]) -> list[Node]:
     """The main stream (the one that becomes the model's output) where it leaves each group of blocks."""
     place = positions(graph)
     mains: list[Node] = []
     value = main_output(groups[-1][-1].nodes)
     for group in reversed(groups):
         inside = set(itertools.chain.from_iterable(block.nodes for block in group))
-        if value is not None and value not in inside:
-            value = max(leaves(value, inside.__contains__), key=numel_hint, default=main_output(group[-1].nodes))
+        if value not in inside:
+            reached = leaves(value, inside.__contains__) if value is not None else []
+            value = max(reached, key=numel_hint, default=main_output(group[-1].nodes))
         if value is None:
             raise Refusal(f"{group[-1].name} returns no floating point tensor that the rest of the graph reads")
         mains.append(value)
@@ -98,7 +124,16 @@ def _main_stream_at_exits(graph: Graph, groups: list[tuple[Block, ...]]) -> list
     return mains[::-1]
 
 
-def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, back: int, main: Node) -> Region:
+def _plan_one(
+    graph: Graph,
+    name: str,
+    group: tuple[Block, ...],
+    front: int,
+    back: int,
+    main: Node,
+    flow: set[Node],
+    last: bool,
+) -> Region:
     place = positions(graph)
     order = list(graph.nodes)
     first, start = place[group[0].nodes[0]], place[group[front].nodes[0]]
@@ -108,8 +143,12 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
 
     carried = [node for node in order[first:start] if any(start <= place[user] for user in node.users)]
     roots = _stream_roots(order, group[0], [main, *carried, *leaving], place, first)
+    if not roots and not carried:  # no residual path leads into the first block: it begins with a projection
+        roots = {node for node in external_inputs(group[0].nodes) if node in flow and is_float_tensor(node)}
     streams = _depends_on(order, roots or carried)
-    leaving, pulled = pull_slices(leaving, streams, place, stop)
+    pulled = frozenset[Node]()
+    if last or front:  # between regions that touch, slices belong to the blocks
+        leaving, pulled = pull_slices(leaving, streams, place, stop)
     main_exit = _main_exit(main, leaving, place, start)
 
     entry = {node for node in order[:start] if node in streams and is_float_tensor(node)}
@@ -124,7 +163,8 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
                 "no floating point tensor and depends on the residual stream: it cannot be forecast"
             )
         else:
-            entering = [n for n in order[first:start] if n in streams and any(place[u] >= start for u in n.users)]
+            inputs = order[first:start] if front else roots
+            entering = [n for n in inputs if n in streams and any(place[u] >= start for u in n.users)]
             base = _twin(node, entering, group, place, start) or bases.of(node)
             exits.append(Exit(node, base, joined=base in bases.made))
     check_pure(hoisted, why="it would have to run on every step")
@@ -134,10 +174,10 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
     probe_value = next((exit.base for exit in exits if exit.node is main_exit and exit.base in entry), None)
     if probe_value is None:
         reached = leaves(main_exit, lambda node: place[node] < start) if main_exit is not None else []
-        candidates = [node for node in reached if node in entry] or [node for node in carried if node in entry]
+        candidates = [node for node in reached if node in entry] or [n for n in carried or roots if n in entry]
         if not candidates:
             raise Refusal(f"no residual stream enters {group[front].name}: there is nothing for the guard to compare")
-        probe_value = max(candidates, key=numel_hint)
+        probe_value = max(candidates, key=lambda node: (numel_hint(node), place[node]))
     before = [node for node in order[:first] if is_tensor(node) and not is_static_input(node)]
     before = [node for node in before if node in roots] or before  # not a control sample that is added behind block 0
     return Region(
@@ -150,7 +190,7 @@ def _plan_one(graph: Graph, name: str, group: tuple[Block, ...], front: int, bac
         exits=tuple(exits),
         hoisted=frozenset(hoisted),
         pulled=pulled,
-        probe_entry=_twin(probe_value, before, group, place, first),
+        probe_entry=_twin(probe_value, before, group, place, first) if front else None,
         probe_value=probe_value,
         main=next((i for i, exit in enumerate(exits) if exit.node is main_exit), None),
     )
@@ -174,6 +214,12 @@ def _stream_roots(
     for value in values:
         found |= {n for n in leaves(value, lambda node: place[node] < first) if not is_static_input(n)}
     return {node for node in found if node in reads} or found
+
+
+def _streams_of(graph: Graph, block: Block) -> set[Node]:
+    """Everything that is computed from the streams that enter ``block``, the first of the chain."""
+    place, order = positions(graph), list(graph.nodes)
+    return _depends_on(order, _stream_roots(order, block, external_outputs(block.nodes), place, place[block.nodes[0]]))
 
 
 def _depends_on(order: list[Node], roots: Iterable[Node]) -> set[Node]:

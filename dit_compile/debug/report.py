@@ -49,6 +49,13 @@ class RegionReport:
     streams: tuple[StreamReport, ...]
     hoisted: int
 
+    def __str__(self) -> str:
+        streams = ", ".join("x".join(stream.shape) for stream in self.streams)
+        return (
+            f"skips {self.first} to {self.last} ({self.skipped} of {self.blocks} blocks, {len(self.streams)} "
+            f"stream{'s' * (len(self.streams) != 1)}: {streams})"
+        )
+
 
 @dataclass(frozen=True)
 class GraphReport:
@@ -75,11 +82,10 @@ class GraphReport:
         """One line for the log."""
         if self.refusal is not None:
             return f"not cached: {self.refusal}"
-        regions = "; ".join(
-            f"skips {region.first} to {region.last} ({region.skipped} of {region.blocks} blocks, {len(region.streams)} "
-            f"stream{'s' * (len(region.streams) != 1)}: {', '.join('x'.join(s.shape) for s in region.streams)})"
-            for region in self.regions
-        )
+        if all(region.blocks == 1 for region in self.regions):
+            regions = f"skips each of {self.regions[0].first} to {self.regions[-1].last} by itself"
+        else:
+            regions = "; ".join(map(str, self.regions))
         held = (
             "an amount that depends on the data"
             if self.bytes_per_branch is None

@@ -27,11 +27,17 @@ REASONS = {
     "other_half": "the other half of the chain is skipped",
     "threshold_off": "the threshold is 0",
     "threshold": "the probe changed too much",
+    "kept": "keep_blocks names the block",
+    "not_measured": "no difference has been measured yet",
     "input_changed": "an input besides the latents changed too much",
     "shape_changed": "shape, dtype or device changed",
+    "policy_error": "the policy failed, see the log",
     "non_finite": "the probe was NaN or infinite",
     "disabled": "the cache is switched off",
 }
+
+
+MOST_LINES = 8  # regions, or groups of rows, that the table lists one by one
 
 
 def format_bytes(count: float) -> str:
@@ -58,14 +64,14 @@ def print_summary(generations: Sequence[GenerationStats], console: Console | Non
 
 def _print_one(stats: GenerationStats, console: Console) -> None:
     table = Table(title=f"{stats.module}, session {stats.session}", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("branch", "region", "steps", "reused"):
+    for heading in ("branch", "region", "rows", "decisions", "reused"):
         table.add_column(heading, justify="right")
     for heading in ("reused at", "diff min / median / max"):
         table.add_column(heading)
-    for branch, region in sorted({(step.branch, step.region) for step in stats.steps}):
-        steps = [step for step in stats.steps if (step.branch, step.region) == (branch, region)]
+    for (branch, region, rows), steps in _lines(stats.steps).items():
         hits = [step.index for step in steps if step.action == "reuse"]
-        table.add_row(str(branch), str(region), str(len(steps)), str(len(hits)), ranges(hits), _diffs(steps))
+        share = f"{len(hits)} ({len(hits) / len(steps):.0%})"
+        table.add_row(branch, region, rows, str(len(steps)), share, ranges(sorted(set(hits))), _diffs(steps))
     console.print(table)
     lines = [
         f"settings   {stats.config.describe()}",
@@ -75,6 +81,17 @@ def _print_one(stats: GenerationStats, console: Console) -> None:
     ]
     hint = zero_hit_hint(stats)
     console.print("\n".join([*lines, *([f"hint       {hint}"] if hint else [])]), highlight=False, markup=False)
+
+
+def _lines(steps: Sequence[StepStats]) -> dict[tuple[str, str, str], list[StepStats]]:
+    """The decisions behind each line of the table; many regions or rows share one."""
+    regions, groups = ({step.region for step in steps}, {step.rows for step in steps})
+    lines: dict[tuple[str, str, str], list[StepStats]] = {}
+    for step in sorted(steps, key=lambda step: (step.branch, step.region, step.rows, step.index)):
+        region = str(step.region) if len(regions) <= MOST_LINES else f"all {len(regions)}"
+        rows = "all" if len(groups) == 1 else str(step.rows) if len(groups) <= MOST_LINES else f"{len(groups)} groups"
+        lines.setdefault((str(step.branch), region, rows), []).append(step)
+    return lines
 
 
 def _why(steps: Sequence[StepStats]) -> str:

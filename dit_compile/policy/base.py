@@ -69,8 +69,8 @@ class Policy(ABC):
         """The verdict without looking at data, or None.
 
         Of a ``lagged`` policy, ``step.memory`` holds what the last step has measured, read for all regions in one
-        transfer: ``diff``, and ``span``, the steps between the two values that were compared. It may put the
-        difference that it expects into ``estimate``, for the statistics.
+        transfer: ``diff``, ``span``, the steps between the two values that were compared, and ``mean``, the mean of all
+        regions' ``diff``. It may put the difference that it expects into ``estimate``, for the statistics.
         """
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:

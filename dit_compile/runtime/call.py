@@ -179,7 +179,7 @@ class CallStep:
         if policy.lagged:
             previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
             group.residual, sums = probe(group.value, group.entry, previous)
-            if previous is not None:
+            if previous is not None and slots.ring:
                 self._measured.append(Measured(slots, sums, self._since(slots)))
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
             group.residual, _ = probe(group.value, group.entry, None)
@@ -197,9 +197,10 @@ class CallStep:
             return
         self._generation().host_reads += not read.ready()
         values = read.values()
-        for one, changed, before in zip(measured, values[::2], values[1::2], strict=True):
-            one.slots.memory["diff"] = changed / before if before else math.nan
-            one.slots.memory["span"] = one.steps
+        pairs = zip(values[::2], values[1::2], strict=True)
+        diffs = [changed / before if before else math.nan for changed, before in pairs]
+        for one, diff in zip(measured, diffs, strict=True):
+            one.slots.memory.update(diff=diff, span=one.steps, mean=sum(diffs) / len(diffs))
 
     def slots(self, group: Group) -> Slots:
         key = (self.graph.number, group.region, self.position.branch, group.number)
@@ -223,7 +224,7 @@ class CallStep:
         self._learn(group)
         if self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
             return self._non_finite(slots)
-        verdict = self.policy.before(self._view(group), self.config)
+        verdict = self._ask(self.policy.before, self._view(group), self.config)
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):
@@ -258,18 +259,31 @@ class CallStep:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             return self._non_finite(slots)
-        return self.policy.after(self._view(group), self.config, diff)
+        return self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
+
+    def _ask(self, question: Callable[..., Verdict | None], *facts: Any) -> Verdict | None:
+        """The policy's answer. A policy that fails costs the step that it was to judge, not the picture."""
+        try:
+            return question(*facts)
+        except Exception:
+            if self._first("policy_error"):
+                log.exception("dit_cache: the policy %r failed, such steps are computed", self.config.policy)
+            return Verdict(False, "policy_error")
 
     def _non_finite(self, slots: Slots) -> Verdict:
         slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
         slots.memory.pop("diff", None)
-        if all(step.reason != "non_finite" for step in self._generation().steps):
+        if self._first("non_finite"):
             log.warning(
                 "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check latents "
                 "and weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
                 self.index,
             )
         return Verdict(False, "non_finite")
+
+    def _first(self, reason: str) -> bool:
+        """Whether ``reason`` is new in this generation: said once, not at every step."""
+        return all(step.reason != reason for step in self._generation().steps)
 
     def _generation(self) -> Any:
         return self.state.generation

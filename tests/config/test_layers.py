@@ -66,10 +66,15 @@ def test_defaults() -> None:
         "downsample_factor": 1,
         "max_accumulated_diff": -1,
         "cfg_decision": "separate",
+        "batch_decision": "one",
+        "forecast_streams": "all",
         "teacache_tap": "modulated",
         "teacache_polynomial": (1.0, 0.0),
         "mag_ratios": None,
         "adacache_rates": ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)),
+        "keep_blocks": None,
+        "prune_relax": 0.0,
+        "prune_relax_limit": -1,
         "delta_boundary": 14,
     }
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents
+from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents, timesteps
 
 import dit_compile
 from dit_compile.debug.summary import REASONS, format_bytes, ranges
@@ -231,3 +231,33 @@ def test_ranges(numbers, text):
 )
 def test_format_bytes(count, text):
     assert format_bytes(count) == text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_policy_that_fails_costs_its_step_and_says_so_once(place, caplog):
+    from dit_compile.policy import Policy, Verdict, register_policy
+
+    @register_policy("failing")
+    class Failing(Policy):
+        def before(self, step, config):
+            return Verdict(True, "hit") if place == "before" and step.index < 4 else self.fail(place == "before")
+
+        def after(self, step, config, diff):
+            return self.fail(step.index >= 4) or Verdict(True, "hit")
+
+        def fail(self, now):
+            if now:
+                raise RuntimeError("a bug in a plug-in")
+
+    model = build(Toy)
+    compiled = compile_toy(model, policy="failing")
+    for index, t in enumerate(timesteps(8)):
+        x = latents(seed=index)
+        out = compiled(x, torch.full((2,), t))
+        if index >= 4:
+            torch.testing.assert_close(out, model(x, torch.full((2,), t)))
+    reasons = [step.reason for step in dit_compile.stats(model)[-1].steps]
+    assert reasons == ["no_snapshot"] + ["hit"] * 3 + ["policy_error"] * 4
+    (record,) = [r for r in caplog.records if "failed" in r.getMessage()]
+    assert "a bug in a plug-in" in str(record.exc_info[1])
