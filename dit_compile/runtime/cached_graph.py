@@ -116,6 +116,7 @@ class CachedGraph:
             timestep=timestep,
             conditioning=[args[i] for i in places.conditioning],
             time=float(_largest(timestep)) if timestep is not None and host else None,
+            context=self._table.context(owner),
         )
         before = state.clock.step
         position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)

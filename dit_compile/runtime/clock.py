@@ -2,8 +2,9 @@
 
 Nothing is required of the pipeline. Host-side facts come first, because they are free: object identity of the latents
 and the conditioning tells the calls of one step apart (a further call with the same latents but another prompt is a
-further branch of classifier-free guidance). The timestep's value tells generations apart: it runs one way within a
-generation and jumps back when the next begins.
+further branch of classifier-free guidance), and so does the name that a pipeline of diffusers gives to its call
+("cond", "uncond"), also where every call brings new tensors. The timestep's value tells generations apart: it runs one
+way within a generation and jumps back when the next begins.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ MAX_BRANCHES = 4  # calls of one step that are recognised without being announce
 
 @dataclass(frozen=True)
 class Call:
-    """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device."""
+    """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device, ``context`` is
+    the pipeline's name for the call, if it has one."""
 
     graph: int
     moving: list[Tensor]
     timestep: Tensor | None
     conditioning: list[Tensor]
     time: float | None
+    context: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Position:
 class _Branch:
     conditioning: Fingerprint = ()
     stable: bool = False  # seen with the same conditioning at two steps
+    context: str | None = None  # None also for the very first call: the name was said before anybody listened
+
+    def has_prompt_of(self, call: Call) -> bool:
+        named_alike = self.context == call.context or self.context is None or call.context is None
+        return named_alike and matches(self.conditioning, call.conditioning)
 
 
 @dataclass
@@ -77,22 +85,23 @@ class Clock:
     def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
         """Places ``call`` and remembers it."""
         shape = tuple((tensor.shape, tensor.dtype) for tensor in call.moving)
-        known = next((b for b, facts in self._branches.items() if matches(facts.conditioning, call.conditioning)), None)
+        known = self._known_branch(call)
         same_step = self.step >= 0 and shape == self._shape and self._is_same_step(call, known, cfg)
         new_generation, certain = False, True
         if not same_step:
             new_generation, certain = self._is_new_generation(call, known, shape != self._shape, num_steps)
             if new_generation:
                 self._restart()
-                known = None
             self.step += 1
             self._seen, self._calls = {}, 0
+            known = self._known_branch(call)
             if call.time is not None:
                 self._observe(call.time)
-        branch = self._branch(known, cfg, call.graph)
+        branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
-        new_prompt = holder is not None and holder.stable and known != branch and bool(call.conditioning)
-        self._remember(call, known, branch, shape)
+        changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
+        new_prompt = changed and (holder.stable or holder.context != call.context)  # type: ignore[union-attr]
+        self._remember(call, branch, shape)
         shapes = tuple(tensor.shape for tensor in call.conditioning)
         return Position(self.step, branch, new_generation, certain, shapes, new_prompt)
 
@@ -112,6 +121,18 @@ class Clock:
         self._observe(time)
         return jumped
 
+    def _known_branch(self, call: Call) -> int | None:
+        """The branch that ``call`` belongs to: it has the same prompt, else the same name."""
+        for branch, facts in self._branches.items():
+            if facts.has_prompt_of(call):
+                return branch
+        if call.context is None:
+            return None
+        free = [b for b in self._branches if call.graph not in self._seen.get(b, ())]
+        named = [b for b in free if self._branches[b].context == call.context]
+        nameless = [b for b in free if self._branches[b].context is None]
+        return next(iter(named + nameless), None)
+
     def _is_same_step(self, call: Call, known: int | None, cfg: str | int) -> bool:
         if cfg == "none":
             return False
@@ -130,6 +151,11 @@ class Clock:
             return True
         if self._timestep is not None and call.timestep is not None and self._timestep.is_same(call.timestep):
             return True
+        names = {self._branches[branch].context for branch in self._seen}
+        if call.context is not None and call.context not in names and names != {None}:
+            if None in names:
+                return False  # that was this name, said before anybody listened
+            return call.time is not None or known is None or known >= max(self._seen)
         if known is not None:
             # the prompt of a branch that this step has not had yet; branches are called in the order of their numbers
             return call.time is not None or known >= max(self._seen)
@@ -144,7 +170,9 @@ class Clock:
             return True, True
         if call.time is not None:
             return self._jumped(call.time), True
-        prompt_changed = known is None and any(facts.stable for facts in self._branches.values())
+        prompt_changed = any(facts.stable for facts in self._branches.values()) and not any(
+            facts.has_prompt_of(call) for facts in self._branches.values()
+        )
         if call.timestep is None:
             return prompt_changed, True
         return False, known is not None and bool(call.conditioning)
@@ -174,20 +202,22 @@ class Clock:
         self._times = _Times()
         self._branches.clear()
 
-    def _branch(self, known: int | None, cfg: str | int, graph: int) -> int:
+    def _branch(self, call: Call, known: int | None, cfg: str | int) -> int:
         if isinstance(cfg, int):
             return self._calls
         if cfg == "none":
             return 0
-        if known is not None and graph not in self._seen.get(known, ()):
+        if known is not None and call.graph not in self._seen.get(known, ()):
             return known
-        return next(b for b in range(len(self._seen) + 1) if b not in self._seen)
+        free = (b for b in range(len(self._seen | self._branches) + 1) if b not in self._seen)
+        return next(b for b in free if b not in self._branches or self._branches[b].context == call.context)
 
-    def _remember(self, call: Call, known: int | None, branch: int, shape: object) -> None:
-        if known == branch:
-            self._branches[branch].stable = bool(call.conditioning)
+    def _remember(self, call: Call, branch: int, shape: object) -> None:
+        holder = self._branches.get(branch)
+        if holder is not None and holder.has_prompt_of(call):
+            holder.stable = bool(call.conditioning)
         else:
-            self._branches[branch] = _Branch(fingerprint(call.conditioning))
+            self._branches[branch] = _Branch(fingerprint(call.conditioning), context=call.context)
         self._seen.setdefault(branch, set()).add(call.graph)
         self._moving = fingerprint(call.moving)
         self._timestep = TensorId(call.timestep) if call.timestep is not None else None

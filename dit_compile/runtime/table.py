@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import CacheConfig
+from .cache_context import ContextName, listen
 from .clock import Clock
 from .host_read import HostRead
 from .slots import Slots
@@ -77,6 +78,7 @@ class SideTable:
         self._lock = threading.RLock()
         self._states: dict[tuple[Owner, str], ModuleState] = {}
         self._history: dict[Owner, deque[GenerationStats]] = {}
+        self._contexts: dict[Owner, ContextName | None] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
     def owner(self, parameters: list[Tensor], graph: int) -> Owner:
@@ -89,9 +91,16 @@ class SideTable:
                 same = (known for known in self._history if ids.issubset(known) or ids.issuperset(known))
                 owner = self._owners.setdefault(key, next(same, key))
                 self._history.setdefault(owner, deque(maxlen=HISTORY))
+                if owner not in self._contexts:
+                    self._contexts[owner] = listen(parameters)
                 for parameter in parameters:  # any of them may be the one that tells two modules apart
                     weakref.finalize(parameter, self._drop, key).atexit = False
         return owner
+
+    def context(self, owner: Owner) -> str | None:
+        """The pipeline's name for the call under way."""
+        name = self._contexts.get(owner)
+        return name() if name is not None else None
 
     def state(self, owner: Owner, session: str) -> ModuleState:
         state = self._states.get((owner, session))
@@ -158,6 +167,7 @@ class SideTable:
         with self._lock:
             if owner not in self._owners.values():
                 self._history.pop(owner, None)
+                self._contexts.pop(owner, None)
 
 
 def _tensors(module: torch.nn.Module) -> Iterable[Tensor]:

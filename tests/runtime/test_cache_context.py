@@ -1,0 +1,145 @@
+"""diffusers' names of calls ("cond", "uncond"): heard where a pipeline says them, and then they tell branches apart."""
+
+import copy
+
+import pytest
+import torch
+from diffusers_models import MODELS
+from examine import error
+
+import dit_compile
+from dit_compile.runtime.clock import Call, Clock
+from dit_compile.runtime.host_read import HostRead
+
+
+class Loop:
+    """Every call brings new tensors, on a device: only names tell calls apart. Notes (step, branch) of each."""
+
+    def __init__(self):
+        self.clock, self.kept, self.places = Clock(), [], []
+
+    def call(self, *names):
+        for name in names:
+            x, t, prompt = torch.zeros(2, 3), torch.zeros(2), torch.zeros(1, 2)
+            self.kept += [x, t, prompt]
+            position = self.clock.tick(Call(0, [x], t, [prompt], None, name), cfg="auto", num_steps=None)
+            self.places.append((position.step, position.branch))
+
+
+def test_names_make_steps_of_new_tensors():
+    loop = Loop()
+    for _ in range(3):
+        loop.call("cond", "uncond")
+    assert loop.places == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_without_names_each_call_of_new_tensors_is_a_step():
+    loop = Loop()
+    loop.call(None, None, None)
+    assert loop.places == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_guidance_in_an_interval():
+    loop = Loop()
+    for names in (["cond"], ["cond"], ["cond", "uncond"], ["cond", "uncond"], ["cond"], ["cond", "uncond"]):
+        loop.call(*names)
+    assert loop.places == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (5, 0), (5, 1)]
+
+
+def test_three_names_keep_their_branches_when_the_first_stays_away():
+    loop = Loop()
+    for names in (["cond", "uncond", "uncond_stg"], ["cond", "uncond_stg"], ["cond", "uncond", "uncond_stg"]):
+        loop.call(*names)
+    assert loop.places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)]
+
+
+def test_a_prompt_that_changes_under_its_name_is_noticed():
+    clock, kept = Clock(), []
+
+    def call(prompt):
+        kept.append((x := torch.zeros(2, 3), t := torch.zeros(2)))
+        return clock.tick(Call(0, [x], t, [prompt], None, "cond"), cfg="auto", num_steps=None)
+
+    first, second = torch.zeros(1), torch.zeros(1)
+    assert [call(p).new_prompt for p in (first, first, second, second)] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("names", [["cond", "uncond"], ["cond"]], ids=str)
+def test_the_call_that_nobody_heard_takes_its_name_later(names):
+    """The model is found at its first call, when the name has been said. Times are on the host, all else is new."""
+    clock, kept, places = Clock(), [], []
+    for step in range(3):
+        for name in names:
+            kept.append((x := torch.zeros(2, 3), t := torch.full((2,), 9.0 - step), prompt := torch.zeros(1)))
+            heard = None if len(kept) == 1 else name
+            position = clock.tick(Call(0, [x], t, [prompt], 9.0 - step, heard), cfg="auto", num_steps=None)
+            places.append((position.step, position.branch))
+    assert places == [(step, branch) for step in range(3) for branch in range(len(names))]
+
+
+def flux():
+    spec = next(spec for spec in MODELS if spec.cls == "FluxTransformer2DModel" and not spec.variant)
+    return spec, spec.build()
+
+
+@pytest.fixture
+def on_a_device(monkeypatch):
+    monkeypatch.setattr("dit_compile.runtime.cached_graph.on_host", lambda tensor: False)
+    monkeypatch.setattr(HostRead, "ready", lambda self: False)
+
+
+@torch.no_grad()
+def generate(spec, model, steps=4, same_latents=True):
+    """Guidance with prompts and times that are made anew for every call, and maybe the latents, too."""
+    outs = []
+    for index in range(steps):
+        x = spec.call(0.1 * index, steps=40)["hidden_states"]
+        for branch, name in enumerate(("cond", "uncond")):
+            call = spec.call(0.1 * index, steps=40, seed=1 + branch)
+            call["hidden_states"] = x if same_latents else x.clone()
+            with model.cache_context(name):
+                outs.append(model(**call))
+    return outs
+
+
+def test_a_model_of_diffusers_is_heard(on_a_device):
+    spec, plain = flux()
+    model = torch.compile(plain, backend="dit_cache", options={"inner": "eager", "residual_diff_threshold": 0})
+    outs = generate(spec, model)
+    assert [(s.index, s.branch) for s in dit_compile.stats(model)[-1].steps] == [
+        (i, b) for i in range(4) for b in (0, 1)
+    ]
+    for got, wanted in zip(outs, generate(spec, plain), strict=True):
+        assert error(got, wanted) < 1e-5
+
+
+def test_names_alone_are_enough_from_the_second_generation_on(on_a_device):
+    """The model is found at its first call, when its name has been said already."""
+    spec, plain = flux()
+    model = torch.compile(plain, backend="dit_cache", options={"inner": "eager", "residual_diff_threshold": 0})
+    generate(spec, model, steps=2, same_latents=False)
+    dit_compile.reset()
+    generate(spec, model, steps=2, same_latents=False)
+    assert [(s.index, s.branch) for s in dit_compile.stats(model)[-1].steps] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@torch.no_grad()
+def test_hooks_of_diffusers_come_and_go_beside_the_listener():
+    from diffusers.hooks import HookRegistry, ModelHook
+
+    class Doubling(ModelHook):
+        def post_forward(self, module, output):
+            return (output[0] * 2,)
+
+    spec, plain = flux()
+    model = torch.compile(plain, backend="dit_cache", options={"inner": "eager"})
+    call = spec.call(0)
+    wanted = model(**call)[0]
+    registry = HookRegistry.check_if_exists_or_initialize(plain)
+    registry.register_hook(Doubling(), "doubling")
+    torch.testing.assert_close(plain(**call)[0], 2 * wanted, rtol=1e-4, atol=1e-5)
+    registry.remove_hook("doubling")
+    torch.testing.assert_close(plain(**call)[0], wanted, rtol=1e-4, atol=1e-5)
+    copied = copy.deepcopy(plain)
+    with copied.cache_context("cond"):
+        torch.testing.assert_close(copied(**call)[0], wanted, rtol=1e-4, atol=1e-5)
