@@ -204,7 +204,10 @@ class CallStep:
 
     def slots(self, group: Group) -> Slots:
         key = (self.graph.number, group.region, self.position.branch, group.number)
-        return self.state.slots.setdefault(key, Slots())
+        slots = self.state.slots.get(key)
+        if slots is None:  # not setdefault: it would make a new one at every call
+            slots = self.state.slots[key] = Slots()
+        return slots
 
     def _since(self, slots: Slots) -> int:
         """Steps since the last computed one."""
