@@ -71,6 +71,7 @@ def weighted_sum_source(dtype: str, snapshots: int, row_dims: int = 0, wide: boo
         "BASE_ptr": f"*{dtype}" if base else "constexpr",
         "SNAPSHOT_ptrs": (f"*{dtype}",) * snapshots,
         "weights": ("fp32",) * snapshots,
+        "SCALE_ptrs": (),
         "inner": "i64" if wide else "i32",
         "tiles_per_row": "i32",
         "sizes": sizes,
