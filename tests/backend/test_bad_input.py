@@ -51,7 +51,11 @@ def fails_to_compile(match, **options):
         ("DIT_CACHE_WARMUP", "4", "did you mean DIT_CACHE_WARMUP_STEPS"),
         ("DIT_CACHE_WARMUP_STEPS", "four", "DIT_CACHE_WARMUP_STEPS: got 'four', expected an integer >= 0"),
         ("DIT_CACHE_PRESET", "balance", "DIT_CACHE_PRESET: got 'balance'.*did you mean 'balanced'"),
-        ("DIT_CACHE_POLICY", "dbcash", "DIT_CACHE_POLICY: got 'dbcash', expected adacache, dbcache, dbprune, delta_dit"),
+        (
+            "DIT_CACHE_POLICY",
+            "dbcash",
+            "DIT_CACHE_POLICY: got 'dbcash', expected adacache, dbcache, dbprune, delta_dit",
+        ),
         ("DIT_CACHE_POLICY", "mask", 'policy="mask" needs step_mask'),
     ],
 )
