@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.probe import probe
-from ..kernels.weighted_sum import store_residual, weighted_sum
+from ..kernels.store import store_residual
+from ..kernels.weighted_sum import weighted_sum
 from .host_read import HostRead
 from .side_inputs import SideInputs
 
