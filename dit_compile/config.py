@@ -6,121 +6,19 @@ that one line. Layers, lowest first: defaults, environment, ``options=``, ``conf
 """
 
 import difflib
-import math
-import numbers
-import operator
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any
+
+from .readers import FLAG, FOLDER, INDICES, MASK, MASK_NAMES, NUMBERS, RATES, Accepts, Names, choice, number, plugin
 
 ENV_PREFIX = "DIT_CACHE_"
 ENVIRONMENT = "environment variable"  # the ``where`` of a layer whose names are environment variables
-MASK_NAMES = ("slow", "medium", "fast", "ultra")  # cache-dit's masks, in policy/mask_presets.py
-Names = Collection[str] | None  # of registered plug-ins; None: any identifier passes
 
 
 class ConfigError(ValueError):
     """A setting with an unknown name, a value it does not accept, or a value that contradicts another setting."""
-
-
-class Accepts(NamedTuple):
-    """What a setting accepts: ``text`` completes "expected ...", ``convert`` reads a Python value or its spelling."""
-
-    text: str
-    convert: Callable[[Any], Any]  # raises ValueError, TypeError or KeyError; leaves converted values as they are
-    words: tuple[str, ...] = ()
-
-
-def _number(low: float, high: float | None = None, *, real: bool = False, words: tuple[str, ...] = ()) -> Accepts:
-    def convert(value: Any) -> int | float | str:
-        if str(value).strip().lower() in words:
-            return str(value).strip().lower()
-        if isinstance(value, bool) or not isinstance(value, str | numbers.Real):
-            raise TypeError
-        read: Callable[[Any], int | float] = float if real else int if isinstance(value, str) else operator.index
-        number = read(value)
-        if not math.isfinite(number) or number < low or (high is not None and number > high):
-            raise ValueError
-        return number
-
-    kind = f"{'a finite number' if real else 'an integer'} " + (
-        f">= {low}" if high is None else f"from {low} to {high}"
-    )
-    return Accepts(" or ".join(filter(None, [", ".join(words), kind])), convert, words)
-
-
-def _choice(*words: str) -> Accepts:
-    def convert(value: Any) -> str:
-        return words[words.index(value.strip().lower() if isinstance(value, str) else value)]
-
-    return Accepts(f"{', '.join(words[:-1])} or {words[-1]}", convert, words)
-
-
-def _plugin(names: Names = None) -> Accepts:
-    def convert(value: Any) -> str:
-        name = value.strip() if isinstance(value, str) else ""
-        if not (name.isidentifier() if names is None else name in names):
-            raise ValueError
-        return name
-
-    words = tuple(sorted(names or ()))
-    return Accepts(", ".join(words) if words else "the name of a registered plug-in", convert, words)
-
-
-def _read_flag(value: Any) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    return words[str(value).strip().lower()]
-
-
-def _read_mask(value: Any) -> str:
-    if isinstance(value, str) and value.strip().lower() in MASK_NAMES:
-        return value.strip().lower()
-    mask = value.strip() if isinstance(value, str) else "".join(str(operator.index(digit)) for digit in value)
-    if not mask or mask.strip("01"):
-        raise ValueError
-    return mask
-
-
-def _read_folder(value: Any) -> str:
-    path = os.fspath(value)
-    if not isinstance(path, str) or not path.strip():
-        raise ValueError
-    return os.path.expanduser(path.strip())
-
-
-def _read_numbers(value: Any) -> tuple[float, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    numbers_read = tuple(float(item) for item in items)
-    if not numbers_read or not all(map(math.isfinite, numbers_read)):
-        raise ValueError
-    return numbers_read
-
-
-def _read_indices(value: Any) -> tuple[int, ...]:
-    items = map(int, value.split(",")) if isinstance(value, str) else value
-    indices = tuple(operator.index(item) for item in items)
-    if min(indices) < 0:  # or none at all
-        raise ValueError
-    return indices
-
-
-def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
-    pairs = [pair.split(":") for pair in value.split(",")] if isinstance(value, str) else value
-    rates = tuple((float(bound), operator.index(int(steps))) for bound, steps in pairs)
-    if not rates or min(steps for _, steps in rates) < 1:
-        raise ValueError
-    return rates
-
-
-_NUMBERS = Accepts("numbers with commas between them", _read_numbers)
-_RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
-_INDICES = Accepts("indices of blocks with commas between them", _read_indices)
-_FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
-_MASK = Accepts(
-    "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
-)
-_FOLDER = Accepts("the path of a folder", _read_folder)
 
 
 def _f1b0(warmup: int, continuous: int, threshold: float) -> dict[str, Any]:
@@ -151,80 +49,80 @@ class CacheConfig:
     """The settings in force. ``resolve`` makes one from layers; made directly, ``preset`` is only a label."""
 
     # fmt: off
-    enabled: bool = _knob(True, _FLAG,
+    enabled: bool = _knob(True, FLAG,
         "0 switches the cache off: plain Inductor when set before compiling, every step computed when set later")
-    preset: str = _knob(_DEFAULT["preset"], _choice(*PRESETS), "a tested combination; explicit settings refine it")
-    fn: int = _knob(_DEFAULT["fn"], _number(1),
+    preset: str = _knob(_DEFAULT["preset"], choice(*PRESETS), "a tested combination; explicit settings refine it")
+    fn: int = _knob(_DEFAULT["fn"], number(1),
         "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
-    bn: int = _knob(_DEFAULT["bn"], _number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
-    policy: str = _knob("dbcache", _plugin(),
+    bn: int = _knob(_DEFAULT["bn"], number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
+    policy: str = _knob("dbcache", plugin(),
         "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, or your "
         "own")
-    residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], _number(0, real=True),
+    residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], number(0, real=True),
         "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
-    warmup_steps: int = _knob(_DEFAULT["warmup_steps"], _number(0), "initial computed steps", peer="max_warmup_steps")
-    warmup_interval: int = _knob(1, _number(1),
+    warmup_steps: int = _knob(_DEFAULT["warmup_steps"], number(0), "initial computed steps", peer="max_warmup_steps")
+    warmup_interval: int = _knob(1, number(1),
         "during warm-up only every n-th step must be computed", peer="warmup_interval")
-    max_cached_steps: int = _knob(-1, _number(-1),
+    max_cached_steps: int = _knob(-1, number(-1),
         "reused steps allowed per generation; -1 unlimited, 0 none", peer="max_cached_steps")
-    max_continuous_cached_steps: int = _knob(_DEFAULT["max_continuous_cached_steps"], _number(-1),
+    max_continuous_cached_steps: int = _knob(_DEFAULT["max_continuous_cached_steps"], number(-1),
         "reused steps allowed in a row; -1 unlimited, 0 none", peer="max_continuous_cached_steps")
-    forecast: str = _knob(_DEFAULT["forecast"], _plugin(),
+    forecast: str = _knob(_DEFAULT["forecast"], plugin(),
         "how to reuse: reuse, taylorseer, newton, hicache, foca, spectrum, or your own")
-    taylor_order: int = _knob(_DEFAULT["taylor_order"], _number(0, 5),
+    taylor_order: int = _knob(_DEFAULT["taylor_order"], number(0, 5),
         "order of taylorseer, newton and hicache, which keep order + 1 snapshots", peer="taylorseer_order")
-    hicache_sigma: float = _knob(0.5, _number(0, 1, real=True), "scale of hicache's polynomials; smaller: damped more")
-    spectrum_degree: int = _knob(4, _number(1, 5), "degree of spectrum's polynomials, fitted to six snapshots")
-    spectrum_ridge: float = _knob(0.1, _number(1e-6, real=True), "ridge of spectrum's fit; larger: damped more")
-    spectrum_mix: float = _knob(0.5, _number(0, 1, real=True),
+    hicache_sigma: float = _knob(0.5, number(0, 1, real=True), "scale of hicache's polynomials; smaller: damped more")
+    spectrum_degree: int = _knob(4, number(1, 5), "degree of spectrum's polynomials, fitted to six snapshots")
+    spectrum_ridge: float = _knob(0.1, number(1e-6, real=True), "ridge of spectrum's fit; larger: damped more")
+    spectrum_mix: float = _knob(0.5, number(0, 1, real=True),
         "share of spectrum's fit in its forecast; the rest is a straight line")
-    cfg: str | int = _knob("auto", _number(1, words=("auto", "none")),
+    cfg: str | int = _knob("auto", number(1, words=("auto", "none")),
         "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
-    num_steps: int | None = _knob(None, _number(1),
+    num_steps: int | None = _knob(None, number(1),
         "steps per generation, only if the clock should not infer them", peer="num_inference_steps")
-    scope: str = _knob("chain", _choice("chain", "container", "halves", "block"),
+    scope: str = _knob("chain", choice("chain", "container", "halves", "block"),
         "one decision for the whole chain, one per container (module list, as in cache-dit 1.0.14), two halves, "
         "or one per block (for policy=dbprune)",
         structure=True)
-    dump: str | None = _knob(None, _FOLDER, "folder that receives the graphs of every pass", structure=True)
-    inner: str = _knob("inductor", _choice("inductor", "aot_eager", "eager"),
+    dump: str | None = _knob(None, FOLDER, "folder that receives the graphs of every pass", structure=True)
+    inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
-    summary: bool = _knob(False, _FLAG, "1 prints the summary when a generation ends")
-    step_mask: str | None = _knob(None, _MASK,
+    summary: bool = _knob(False, FLAG, "1 prints the summary when a generation ends")
+    step_mask: str | None = _knob(None, MASK,
         "one digit per step, for policy=mask: 1101 computes all but the third; or, with num_steps, a mask by name",
         peer="steps_computation_mask")
-    interval: int = _knob(3, _number(1), "every n-th step computes, for policy=interval and delta_dit")
-    probe: str = _knob("residual", _choice("residual", "hidden"),
+    interval: int = _knob(3, number(1), "every n-th step computes, for policy=interval and delta_dit")
+    probe: str = _knob("residual", choice("residual", "hidden"),
         "what dbcache compares: the effect of the front blocks, or the stream behind them", structure=True)
-    downsample_factor: int = _knob(1, _number(1),
+    downsample_factor: int = _knob(1, number(1),
         "the guard looks at every n-th channel only", peer="downsample_factor")
-    max_accumulated_diff: float = _knob(-1, _number(-1, real=True),
+    max_accumulated_diff: float = _knob(-1, number(-1, real=True),
         "sum of differences since the last computed step that dbcache allows; -1 unlimited",
         peer="max_accumulated_residual_diff_threshold")
-    cfg_decision: str = _knob("separate", _choice("separate", "shared"),
+    cfg_decision: str = _knob("separate", choice("separate", "shared"),
         "shared: the first branch of a step decides for all", peer="cfg_diff_compute_separate")
-    batch_decision: str = _knob("one", _choice("one", "halves", "rows"),
+    batch_decision: str = _knob("one", choice("one", "halves", "rows"),
         "who decides in a batch: all rows together, each half (batched guidance), or each row for itself")
-    forecast_streams: str = _knob("all", _choice("all", "main"),
+    forecast_streams: str = _knob("all", choice("all", "main"),
         "main: the forecaster serves the main stream only, the others reuse their last snapshot",
         peer="enable_encoder_calibrator")
-    teacache_tap: str = _knob("modulated", _choice("modulated", "time"),
+    teacache_tap: str = _knob("modulated", choice("modulated", "time"),
         "what teacache watches: the first block's modulated input, or the time embedding", structure=True)
-    teacache_polynomial: tuple[float, ...] = _knob((1.0, 0.0), _NUMBERS,
+    teacache_polynomial: tuple[float, ...] = _knob((1.0, 0.0), NUMBERS,
         "coefficients that rescale teacache's differences, highest power first; 1,0 leaves them as they are")
-    mag_ratios: tuple[float, ...] | None = _knob(None, _NUMBERS, "calibrated ratios of magnitude, for policy=magcache")
+    mag_ratios: tuple[float, ...] | None = _knob(None, NUMBERS, "calibrated ratios of magnitude, for policy=magcache")
     adacache_rates: tuple[tuple[float, int], ...] = _knob(
-        ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)), _RATES,
+        ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)), RATES,
         "pairs bound:steps, for policy=adacache")
-    keep_blocks: tuple[int, ...] | None = _knob(None, _INDICES,
+    keep_blocks: tuple[int, ...] | None = _knob(None, INDICES,
         "blocks that policy=dbprune always runs, counted along the chain from 0", peer="non_prune_block_ids")
-    prune_relax: float = _knob(0.0, _number(0, real=True),
+    prune_relax: float = _knob(0.0, number(0, real=True),
         "dbprune raises its threshold to this times the mean difference of all blocks; 0: never",
         peer="dynamic_prune_threshold_relax_ratio")
-    prune_relax_limit: float = _knob(-1, _number(-1, real=True),
+    prune_relax_limit: float = _knob(-1, number(-1, real=True),
         "up to where prune_relax may raise dbprune's threshold; -1: twice the threshold",
         peer="max_dynamic_prune_threshold")
-    delta_boundary: int = _knob(14, _number(0), "step from which policy=delta_dit skips the front half, not the rear")
+    delta_boundary: int = _knob(14, number(0), "step from which policy=delta_dit skips the front half, not the rear")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -295,7 +193,7 @@ def _unknown(place: str, nearest: str) -> ConfigError:
 
 def _convert(name: str, value: Any, place: str, plugins: Names = None) -> Any:
     """The stored value of one setting; ``plugins`` are the names to choose from, if it names a plug-in."""
-    accepts: Accepts = SETTINGS[name]["accepts"] if plugins is None else _plugin(plugins)
+    accepts: Accepts = SETTINGS[name]["accepts"] if plugins is None else plugin(plugins)
     optional = SETTINGS[name]["default"] is None
     if optional and (value is None or str(value).strip().lower() == "unset"):
         return None
@@ -352,7 +250,7 @@ def runtime_layer(overrides: Mapping[str, Any], *, where: str, **plugins: Names)
 
 
 def resolve(*layers: Mapping[str, Any]) -> CacheConfig:
-    """The configuration that layers make, lowest first.
+    """The configuration that layers make, lowest first; each as ``parse_layer`` or ``runtime_layer`` has returned it.
 
     A preset ends a lower ``preset="off"`` but not a lower ``enabled=False``: DIT_CACHE_ENABLED=0 also switches off code
     that asks for a preset.
@@ -361,8 +259,7 @@ def resolve(*layers: Mapping[str, Any]) -> CacheConfig:
     for layer in layers:
         if values.get("preset") == "off" and layer.get("preset", "off") != "off":
             values["enabled"] = True
-        preset = PRESETS.get(layer.get("preset", ""), {})  # parsed layers hold its values already
-        values |= layer if preset.keys() - STRUCTURE <= layer.keys() else {**preset, **layer}
+        values |= layer
     return CacheConfig(**values)
 
 

@@ -178,7 +178,6 @@ def test_last_writer_wins(layers: list[dict[str, Any]]) -> None:
         expected.update(PRESETS.get(layer.get("preset", ""), {}))
         expected.update(layer)
     assert dataclasses.asdict(resolve(*(option(**layer) for layer in layers))) == expected
-    assert dataclasses.asdict(resolve(*layers)) == expected  # layers that were not parsed
 
 
 @given(RAW_LAYERS)
@@ -298,10 +297,10 @@ def test_documentation_is_current() -> None:
 
 def test_reading_settings_does_not_import_torch() -> None:
     program = """if True:
-        import runpy, sys
-        config = runpy.run_path(sys.argv[1])
-        config["split_options"]({"fn": 1, "triton.cudagraphs": True})
-        config["environment_table"]({"DIT_CACHE_FN": "2"})
+        import sys
+        from dit_compile.config import environment_table, split_options
+        split_options({"fn": 1, "triton.cudagraphs": True})
+        environment_table({"DIT_CACHE_FN": "2"})
         assert "torch" not in sys.modules
     """
-    subprocess.run([sys.executable, "-c", program, str(ROOT / "dit_compile" / "config.py")], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True)

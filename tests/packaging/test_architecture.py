@@ -19,7 +19,8 @@ FOLDERS = {
 
 # What a part may import of ours, itself included; parts that are not named may import anything but APPLICATIONS.
 ALLOWED = {
-    "config": {"config"},
+    "readers": {"readers"},
+    "config": {"config", "readers"},
     "registry": {"registry"},
     "kernels": {"kernels"},
     "passes": {"passes"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "runtime": {"runtime", "policy", "forecast", "kernels", "config", "registry"},
 }
 APPLICATIONS = {"cli", "demo"}
-NO_TORCH = {"config", "registry", "policy", "forecast"}
+NO_TORCH = {"readers", "config", "registry", "policy", "forecast"}
 
 # Families of diffusers transformers and the names of their block lists: the graph is read, never the model.
 MODEL_WORDS = frozenset(

@@ -2,9 +2,10 @@
 
 import pytest
 
-from dit_compile.config import MASK_NAMES, CacheConfig
+from dit_compile.config import CacheConfig
 from dit_compile.policy import POLICIES, StepView
 from dit_compile.policy.mask_presets import MASKS, mask_digits, preset_mask
+from dit_compile.readers import MASK_NAMES
 
 # what cache_dit.steps_mask(total_steps=..., mask_policy=...) returned, in the order of MASK_NAMES
 CACHE_DIT = {
