@@ -149,7 +149,7 @@ def step_ratios() -> tuple[Any, bool]:
 
 
 def full_size() -> tuple[Any, bool]:
-    """FLUX.1-dev's size with random weights (benchmarks/full_size.py); fine when every variant ran and ours is first."""
+    """FLUX.1-dev's size with random weights (full_size.py); fine when every variant ran and ours is first."""
     full = importlib.import_module("full_size")
     result = full.measure(full.Size(), DEVICE, console=console)
     console.print(full.table_of(result))
