@@ -116,8 +116,12 @@ def _read_bytes(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, str):
-        count, prefix, binary = _BYTES.fullmatch(value.strip().lower()).groups()  # type: ignore[union-attr]
-        value = round(float(count) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+        found = _BYTES.fullmatch(value.strip().lower())
+        if found is None:
+            raise ValueError
+        count, prefix, binary = found.groups()
+        number = int(count) if count.isdigit() else float(count)
+        value = round(number * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
     size = operator.index(value)
     if size < 1:
         raise ValueError
