@@ -30,7 +30,8 @@ sys.path.insert(0, str(HERE))  # _timing.py, overhead.py: scripts beside this on
 from _timing import device_seconds, host_seconds  # noqa: E402
 
 from dit_compile.kernels.probe import probe, probe_reference  # noqa: E402
-from dit_compile.kernels.weighted_sum import store_residual, weighted_sum, weighted_sum_reference  # noqa: E402
+from dit_compile.kernels.store import store_residual  # noqa: E402
+from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
 
 DEVICE = "cuda"  # HIP devices have this name too
 GOAL = 0.9  # of a device copy's bandwidth

@@ -30,6 +30,7 @@ REASONS = {
     "kept": "keep_blocks names the block",
     "not_measured": "no difference has been measured yet",
     "input_changed": "an input besides the latents changed too much",
+    "absent": "its branch missed a step",
     "shape_changed": "shape, dtype or device changed",
     "policy_error": "the policy failed, see the log",
     "non_finite": "the probe was NaN or infinite",

@@ -123,9 +123,10 @@ class CachedGraph:
         if position.new_generation or state.generation is None:
             self._begin_generation(state, owner, session, config)
             state.pending.clear()
-        elif position.new_prompt:
-            for key in [key for key in state.slots if key[0] == self.number and key[2] == position.branch]:
-                state.slots[key].clear()  # never forecast one prompt from the snapshots of another
+        for graph, branch in position.left:
+            state.clear(graph, branch, "absent")  # never forecast over a gap, and hold nothing for what may not return
+        if position.new_prompt:
+            state.clear(self.number, position.branch)  # never forecast one prompt from the snapshots of another
         time = None
         if isinstance(timestep, Tensor) and not host:
             time = HostRead(_largest(timestep))

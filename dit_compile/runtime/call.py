@@ -111,14 +111,13 @@ class CallStep:
         group = Group(region, rows, None, number)
         slots = self.slots(group)
         key = (*layout(value), self.position.shapes)
-        reshaped = slots.key is not None and slots.key != key
-        if reshaped:
-            slots.clear()
+        if slots.key is not None and slots.key != key:
+            slots.clear("shape_changed")
         slots.key = group.key = key
         every = self.config.downsample_factor
         group.value = value[..., ::every] if every > 1 else value
         group.entry = entry[..., ::every] if every > 1 and entry is not None else entry
-        group.verdict = self._verdict_without_data(group, reshaped)
+        group.verdict = self._verdict_without_data(group)
         if self.policy.lagged:
             group.diff = slots.memory.get("estimate")
         return group
@@ -149,7 +148,7 @@ class CallStep:
     def _decide(self, group: Group, step: int, side_known: bool, side_diffs: list[float]) -> None:
         assert group.diff is not None
         if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
-            group.verdict = self._verdict_without_data(group, False)
+            group.verdict = self._verdict_without_data(group)
             if group.verdict is not None:
                 return
         self.state.diffs[self._shared_key(group)] = SharedDiff(self.index, self.position.branch, group.diff)
@@ -219,11 +218,11 @@ class CallStep:
             self.index, slots.cached, slots.run, group.region, self.graph.regions, slots.memory, self._since(slots)
         )
 
-    def _verdict_without_data(self, group: Group, reshaped: bool) -> Verdict | None:
+    def _verdict_without_data(self, group: Group) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
         slots = self.slots(group)
         if not slots.ring:
-            return Verdict(False, "shape_changed" if reshaped else "no_snapshot")
+            return Verdict(False, slots.emptied)
         self._learn(group)
         if self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
             return self._non_finite(slots)
@@ -235,7 +234,7 @@ class CallStep:
             self._generation().host_reads += not all(pending.read.ready() for pending in self.state.pending)
             self._late_time()
             if self.index != step:
-                return self._verdict_without_data(group, False)
+                return self._verdict_without_data(group)
         return verdict
 
     def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:

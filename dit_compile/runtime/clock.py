@@ -36,7 +36,8 @@ class Position:
     """Where a call stands.
 
     ``certain`` is False when only the timestep, not yet read, can exclude a new generation. ``shapes`` are those of the
-    conditioning: a branch whose prompt changes its length cannot go on with its snapshots.
+    conditioning: a branch whose prompt changes its length cannot go on with its snapshots. ``left`` is known when a
+    step begins, for only then is the one before it complete.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Position:
     certain: bool
     shapes: tuple[object, ...] = ()
     new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
+    left: tuple[tuple[int, int], ...] = ()  # (graph, branch) of the step before last that the last step did without
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Clock:
     _times: _Times = field(default_factory=_Times)
     _branches: dict[int, _Branch] = field(default_factory=dict)
     _seen: dict[int, set[int]] = field(default_factory=dict)  # branches of this step -> graphs that served them
+    _seen_before: dict[int, set[int]] = field(default_factory=dict)  # of the last step
     _moving: Fingerprint = ()
     _timestep: TensorId | None = None
     _shape: object = None
@@ -88,12 +91,13 @@ class Clock:
         known = self._known_branch(call)
         same_step = self.step >= 0 and shape == self._shape and self._is_same_step(call, known, cfg)
         new_generation, certain = False, True
+        left: tuple[tuple[int, int], ...] = ()
         if not same_step:
             new_generation, certain = self._is_new_generation(call, known, shape != self._shape, num_steps)
             if new_generation:
                 self._restart()
             self.step += 1
-            self._seen, self._calls = {}, 0
+            left = self._turn_page()
             known = self._known_branch(call)
             if call.time is not None:
                 self._observe(call.time)
@@ -103,7 +107,7 @@ class Clock:
         new_prompt = changed and (holder.stable or holder.context != call.context)  # type: ignore[union-attr]
         self._remember(call, branch, shape)
         shapes = tuple(tensor.shape for tensor in call.conditioning)
-        return Position(self.step, branch, new_generation, certain, shapes, new_prompt)
+        return Position(self.step, branch, new_generation, certain, shapes, new_prompt, left)
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -201,6 +205,15 @@ class Clock:
         self.step = -1
         self._times = _Times()
         self._branches.clear()
+        self._seen, self._seen_before = {}, {}
+
+    def _turn_page(self) -> tuple[tuple[int, int], ...]:
+        """Begins a step: which graphs and branches has the last one done without, that the one before it had?"""
+        last, before = self._seen, self._seen_before
+        self._seen_before, self._seen, self._calls = last, {}, 0
+        if last == before:
+            return ()
+        return tuple((graph, branch) for branch in before for graph in before[branch] - last.get(branch, set()))
 
     def _branch(self, call: Call, known: int | None, cfg: str | int) -> int:
         if isinstance(cfg, int):

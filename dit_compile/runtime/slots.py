@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.probe import probe
-from ..kernels.weighted_sum import store_residual, weighted_sum
+from ..kernels.store import store_residual
+from ..kernels.weighted_sum import weighted_sum
 from .host_read import HostRead
 from .side_inputs import SideInputs
 
@@ -32,6 +33,7 @@ class Slots:
     """
 
     key: tuple[object, ...] | None = None
+    emptied: str = "no_snapshot"  # why there is no snapshot, where there is none
     probe: Tensor | None = None
     ring: list[Snapshot] = field(default_factory=list)
     layouts: list[tuple[torch.Size, tuple[int, ...]]] = field(default_factory=list)
@@ -41,9 +43,10 @@ class Slots:
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: HostRead | None = None  # of the effect, at the last computed step
 
-    def clear(self) -> None:
-        """Frees the tensors; counters stay, for they belong to the generation."""
-        self.key, self.probe = None, None
+    def clear(self, why: str = "no_snapshot") -> None:
+        """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
+        step, which must be computed."""
+        self.key, self.probe, self.emptied = None, None, why
         self.ring.clear()
         self.layouts.clear()
         self.side.clear()
@@ -61,6 +64,7 @@ class Slots:
             store_residual(slot, value, base)
         self.ring.append(Snapshot(step, tensors))
         self.layouts = [(value.shape, value.stride()) for value in values]
+        self.emptied = "no_snapshot"
 
     def watch_change(self) -> None:
         """Starts to read how much the two newest snapshots differ (all streams taken together)."""

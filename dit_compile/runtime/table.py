@@ -62,6 +62,13 @@ class ModuleState:
     pending: deque[PendingTime] = field(default_factory=deque)
     generation: GenerationStats | None = None
 
+    def clear(self, graph: int, branch: int, why: str = "no_snapshot") -> None:
+        """Frees what ``graph`` holds for ``branch``; ``why`` will be the reason of the step that computes it again."""
+        self.measured.pop((graph, branch), None)
+        for key, slots in self.slots.items():
+            if key[0] == graph and key[2] == branch:
+                slots.clear(why)
+
     def bytes_held(self) -> int:
         return sum(slots.nbytes() for slots in self.slots.values())
 
