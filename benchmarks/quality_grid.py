@@ -116,14 +116,26 @@ def pairs() -> Iterator[Way]:
                 yield Way(OURS, f"{policy} {point} {forecast}", {"policy": policy, **settings, **how})
 
 
+REFINED = {  # forecaster and warm-up: (limit of reuse in a row, threshold)
+    ("foca", 2): (
+        (1, 0.12), (1, 0.24), (2, 0.08), (2, 0.12), (2, 0.24), (3, 0.1), (3, 0.12), (3, 0.16), (3, 0.3), (4, 0.12),
+        (4, 0.16), (4, 0.3), (6, 0.12), (6, 0.2),
+    ),
+    ("foca", 3): ((2, 0.12), (3, 0.16)),
+    ("taylorseer(1)", 2): ((3, 0.16), (4, 0.16), (4, 0.3)),
+    ("taylorseer(2)", 2): ((2, 0.12), (3, 0.16), (4, 0.3)),
+    ("foca", 4): ((1, 0.24), (2, 0.12), (3, 0.16)),
+    ("taylorseer(1)", 4): ((1, 0.24), (2, 0.12), (3, 0.16), (4, 0.16)),
+    ("newton(2)", 3): ((1, 0.24), (2, 0.12), (3, 0.16), (4, 0.16)),
+}  # fmt: skip
+
+
 def refinements() -> Iterator[Way]:
     """DBCache more finely, with the forecasters that reach furthest: what presets are chosen from."""
-    points = ((1, 0.24), (2, 0.12), (2, 0.24), (3, 0.3), (4, 0.3), (6, 0.4))
-    for forecast in ("foca", "taylorseer(1)", "newton(2)"):
-        for warmup in (2, 4):
-            for continuous, threshold in points:
-                settings = {"policy": "dbcache", **_dbcache(warmup, continuous, threshold), **FORECASTS[forecast]}
-                yield Way(OURS, f"dbcache W{warmup} C{continuous} t{threshold:g} {forecast}", settings)
+    for (forecast, warmup), points in REFINED.items():
+        for continuous, threshold in points:
+            settings = {"policy": "dbcache", **_dbcache(warmup, continuous, threshold), **FORECASTS[forecast]}
+            yield Way(OURS, f"dbcache W{warmup} C{continuous} t{threshold:g} {forecast}", settings)
 
 
 def _peer(name: str, fn: int, warmup: int, continuous: int, threshold: float, **rest: Any) -> Way:
@@ -147,7 +159,8 @@ PEERS = [
         _peer(f"taylorseer({order})", 1, warmup, continuous, threshold, taylorseer=order)
         for order, warmup, continuous, threshold in (
             (1, 4, 1, 0.24), (1, 4, 2, 0.12), (2, 4, 2, 0.12), (1, 4, 2, 0.24), (1, 4, 3, 0.24), (1, 3, 3, 0.24),
-            (1, 3, 4, 0.3), (1, 2, 4, 0.3), (1, 3, 6, 0.4), (1, 3, -1, 0.3),
+            (1, 3, 4, 0.3), (1, 2, 4, 0.3), (1, 3, 6, 0.4), (1, 3, -1, 0.3), (2, 4, 1, 0.12), (2, 2, 2, 0.12),
+            (1, 2, 3, 0.16), (2, 2, 3, 0.16),
         )
     ),
     _peer("foca", 1, 4, 2, 0.24, foca=True),
