@@ -148,6 +148,16 @@ def step_ratios() -> tuple[Any, bool]:
     return results, all(results["medium"]["as_called"][name] <= goal for name, goal in overhead.GOALS.items())
 
 
+def full_size() -> tuple[Any, bool]:
+    """FLUX.1-dev's size with random weights (full_size.py); fine when every variant ran and ours is first."""
+    full = importlib.import_module("full_size")
+    result = full.measure(full.Size(), DEVICE, console=console)
+    console.print(full.table_of(result))
+    variants = result["variants"]
+    complete = all("error" not in row for row in variants.values())
+    return result, complete and variants["dit_cache"] is min(variants.values(), key=lambda row: row["median_seconds"])
+
+
 def demo() -> tuple[Any, bool]:
     """The bundled model, end to end; fine when steps were reused and the pictures stayed close."""
     from dit_compile.demo.run import run_demo
@@ -191,6 +201,7 @@ SECTIONS: dict[str, Section] = {
     "bandwidth": bandwidth,
     "step_ratios": step_ratios,
     "demo": demo,
+    "full_size": full_size,
 }
 
 

@@ -250,7 +250,7 @@ def runtime_layer(overrides: Mapping[str, Any], *, where: str, **plugins: Names)
 
 
 def resolve(*layers: Mapping[str, Any]) -> CacheConfig:
-    """The configuration that layers make, lowest first.
+    """The configuration that layers make, lowest first; each as ``parse_layer`` or ``runtime_layer`` has returned it.
 
     A preset ends a lower ``preset="off"`` but not a lower ``enabled=False``: DIT_CACHE_ENABLED=0 also switches off code
     that asks for a preset.
@@ -259,8 +259,7 @@ def resolve(*layers: Mapping[str, Any]) -> CacheConfig:
     for layer in layers:
         if values.get("preset") == "off" and layer.get("preset", "off") != "off":
             values["enabled"] = True
-        preset = PRESETS.get(layer.get("preset", ""), {})  # parsed layers hold its values already
-        values |= layer if preset.keys() - STRUCTURE <= layer.keys() else {**preset, **layer}
+        values |= layer
     return CacheConfig(**values)
 
 

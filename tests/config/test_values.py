@@ -90,9 +90,12 @@ def test_parsing_is_idempotent(layer: dict[str, Any]) -> None:
 
 @given(LAYERS.filter(lambda layer: layer.get("policy") != "mask"))
 def test_every_valid_layer_resolves(layer: dict[str, Any]) -> None:
-    config = resolve(parse_layer(layer, where="option"))
+    parsed = parse_layer(layer, where="option")
+    config = resolve(parsed)
     assert {name: getattr(config, name) for name in layer} == layer
-    assert hash(config) == hash(resolve(layer))
+    assert dataclasses.asdict(config) == {**dataclasses.asdict(CacheConfig()), **parsed}
+    again = resolve(environment_layer({env_name(name): as_text(value) for name, value in parsed.items()}))
+    assert (again, hash(again)) == (config, hash(config))
 
 
 READ = [
