@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .storage import narrower
+
 
 def check_floating(operator: str, name: str, tensor: Tensor) -> None:
     """Raises ValueError unless `tensor` holds real floating-point numbers."""
@@ -24,6 +26,13 @@ def check_alike(operator: str, name: str, tensor: Tensor, model_name: str, model
         f"{model_name} is {_describe(model)}. Nothing is broadcast or converted here: a stored tensor that no longer "
         "fits belongs to another resolution, model or device; drop it and compute the step"
     )
+
+
+def check_stored(operator: str, name: str, stored: Tensor, model_name: str, model: Tensor) -> None:
+    """As `check_alike`, but `stored` may also have a narrower dtype, in which snapshots are kept (storage.py)."""
+    same = stored.shape == model.shape and stored.device == model.device
+    if not (same and narrower(stored.dtype, model.dtype)):
+        check_alike(operator, name, stored, model_name, model)
 
 
 def _describe(tensor: Tensor) -> str:

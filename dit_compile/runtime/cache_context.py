@@ -3,6 +3,8 @@
 About fifty pipelines of diffusers wrap their calls in ``with transformer.cache_context("cond"):`` for the step caches
 that diffusers itself has. The name reaches every stateful hook in the model's hook registry and nobody else, so a hook
 that does nothing but listen is put there. It does not wrap ``forward``: Dynamo sees the same model as before.
+A model without a registry is left without one, for models that ask for their ``dtype`` look whether they have it, and
+the graph just compiled would be compiled again.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class ContextName:
 
 
 def listen(weights: Iterable[Tensor]) -> ContextName | None:
-    """Listens to the model that owns ``weights``; None where it is no model of diffusers.
+    """Listens to the model that owns ``weights``; None where it is no model of diffusers or was given no name yet.
 
     The model is looked for among all objects of the process, which takes some milliseconds: once per model.
     """
@@ -50,9 +52,9 @@ def listen(weights: Iterable[Tensor]) -> ContextName | None:
 def _attach(model: Any) -> ContextName | None:
     """Puts the listener in front of all hooks: a hook that is removed looks for its neighbour behind it."""
     try:
-        from diffusers.hooks.hooks import HookFunctionReference, HookRegistry
+        from diffusers.hooks.hooks import HookFunctionReference
 
-        registry = HookRegistry.check_if_exists_or_initialize(model)
+        registry = model._diffusers_hook  # ``cache_context`` has made it, if anything was said
         if _HOOK not in registry.hooks:
             reference = HookFunctionReference()
             reference.forward = model.forward
@@ -60,7 +62,7 @@ def _attach(model: Any) -> ContextName | None:
             registry._hook_order.insert(0, _HOOK)
             registry._fn_refs.insert(0, reference)
         return ContextName(registry.hooks[_HOOK].names)
-    except (ImportError, AttributeError):  # a version of diffusers with other hooks: branches are told by their inputs
+    except (ImportError, AttributeError):  # nothing said, or other hooks than we know: branches are told by inputs
         return None
 
 

@@ -19,6 +19,8 @@ from triton.compiler import ASTSource
 
 from dit_compile.kernels import tile_triton
 from dit_compile.kernels.probe_triton import _probe_kernel
+from dit_compile.kernels.storage import LARGEST, SMALLEST_SCALE
+from dit_compile.kernels.store_triton import MOST_PROGRAMS, _largest_kernel, _store_scaled_kernel
 from dit_compile.kernels.weighted_sum_triton import _weighted_sum_kernel
 
 CUDA = {name: GPUTarget("cuda", arch, 32) for name, arch in (("sm_80", 80), ("sm_90", 90), ("sm_100", 100))}
@@ -64,13 +66,16 @@ def probe_source(dtype: str, row_dims: int = 0, wide: bool = False, entry: bool 
     return Source(signature, constants, 2 + entry, _probe_kernel)
 
 
-def weighted_sum_source(dtype: str, snapshots: int, row_dims: int = 0, wide: bool = False, base: bool = True) -> Source:
+def weighted_sum_source(
+    dtype: str, snapshots: int, row_dims: int = 0, wide: bool = False, base: bool = True, stored: str = ""
+) -> Source:
     sizes, strides = rows(row_dims, wide)
     signature: dict[str, Any] = {
         "OUT_ptr": f"*{dtype}",
         "BASE_ptr": f"*{dtype}" if base else "constexpr",
-        "SNAPSHOT_ptrs": (f"*{dtype}",) * snapshots,
+        "SNAPSHOT_ptrs": (f"*{stored or dtype}",) * snapshots,
         "weights": ("fp32",) * snapshots,
+        "SCALE_ptrs": ("*fp32",) * snapshots if stored == "fp8e4nv" else (),
         "inner": "i64" if wide else "i32",
         "tiles_per_row": "i32",
         "sizes": sizes,
@@ -81,6 +86,31 @@ def weighted_sum_source(dtype: str, snapshots: int, row_dims: int = 0, wide: boo
     }
     constants = {"BLOCK": tile_triton.BLOCK} | ({} if base else {"BASE_ptr": None})
     return Source(signature, constants, snapshots + base, _weighted_sum_kernel)
+
+
+def store_source(kernel: Any, dtype: str) -> Source:
+    """Either pass of store_scaled, with a base, for one dense row."""
+    largest = kernel is _largest_kernel
+    signature: dict[str, Any] = {
+        **({} if largest else {"SLOT_ptr": "*fp8e4nv", "SCALE_ptr": "*fp32"}),
+        "PARTIALS_ptr": "*fp32",
+        "VALUE_ptr": f"*{dtype}",
+        "BASE_ptr": f"*{dtype}",
+        "inner": "i32",
+        "tiles_per_row": "i32",
+        "tiles": "i32",
+        **({} if largest else {"partials": "i32"}),
+        "sizes": (),
+        **({} if largest else {"slot_strides": ()}),
+        "value_strides": (),
+        "base_strides": (),
+        **({} if largest else dict.fromkeys(("LARGEST", "SMALLEST_SCALE", "PARTIALS"), "constexpr")),
+        "BLOCK": "constexpr",
+    }
+    constants: dict[str, Any] = {"BLOCK": tile_triton.BLOCK}
+    if not largest:
+        constants |= {"LARGEST": LARGEST, "SMALLEST_SCALE": SMALLEST_SCALE, "PARTIALS": MOST_PROGRAMS}
+    return Source(signature, constants, 2, kernel)
 
 
 def compile_source(source: Source, target: GPUTarget) -> Any:
@@ -166,3 +196,43 @@ def test_odd_sizes_compile_too() -> None:
     source = probe_source("bf16", row_dims=1)
     made = ASTSource(fn=source.kernel, signature=source.signature, constexprs=source.constants)
     assert "ld.global" in triton.compile(made, target=CUDA["sm_90"]).asm["ptx"]
+
+
+# name: (source, 16-byte accesses, other accesses: one per scale, or eight for all partial maxima and one for the scale)
+FLOAT8_SOURCES: dict[str, tuple[Callable[[], Source], int, int]] = {
+    "weighted_sum-bf16-2": (lambda: weighted_sum_source("bf16", 2, stored="fp8e4nv"), 2 + 2 + 2, 2),
+    "weighted_sum-fp32-6-rows": (lambda: weighted_sum_source("fp32", 6, row_dims=2, stored="fp8e4nv"), 4 + 6 + 4, 6),
+    "store-bf16": (lambda: store_source(_store_scaled_kernel, "bf16"), 4 + 1, 9),
+    "store-fp32": (lambda: store_source(_store_scaled_kernel, "fp32"), 8 + 1, 9),
+    "largest-bf16": (lambda: store_source(_largest_kernel, "bf16"), 4, 1),
+}
+
+
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("name", FLOAT8_SOURCES)
+def test_float8(name: str, target: str, tmp_path: Path) -> None:
+    source, wide, narrow = FLOAT8_SOURCES[name]
+    compiled = compile_source(source(), CUDA[target])
+    accesses = re.findall(r"(?:ld|st)\.global\S*", compiled.asm["ptx"])
+    vectors = [access for access in accesses if access.endswith(".v4.b32")]
+    assert len(vectors) == wide and len(accesses) - wide == narrow, accesses
+    registers, stack = resource_usage(compiled, tmp_path)
+    assert stack == 0, "spills"
+    assert registers <= 64, "fewer than eight blocks of 128 threads per multiprocessor"
+
+
+def test_bfloat16_snapshots_of_float32() -> None:
+    ptx = compile_source(weighted_sum_source("fp32", 2, stored="bf16"), CUDA["sm_80"]).asm["ptx"]
+    vectors = [access for access in re.findall(r"(?:ld|st)\.global\S*", ptx) if access.endswith(".v4.b32")]
+    per_half = tile_triton.BLOCK // (32 * tile_triton.NUM_WARPS) * 2 // 16
+    assert len(vectors) >= 2 * per_half + 2 * per_half, "16-byte loads and stores"
+
+
+@pytest.mark.parametrize("name", FLOAT8_SOURCES)
+def test_float8_elsewhere(name: str) -> None:
+    """AMD's compiler converts in software; NVIDIA's refuses before sm_89, hence storage.triton_stores."""
+    source = FLOAT8_SOURCES[name][0]
+    assert re.search(r"\.vgpr_spill_count: +0\b", compile_source(source(), HIP).asm["amdgcn"]), "spills"
+    if "largest" not in name:  # which sees no float8
+        with pytest.raises(triton.CompilationError, match="fp8e4nv not supported"):
+            compile_source(source(), CUDA["sm_80"])

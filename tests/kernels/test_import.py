@@ -8,7 +8,8 @@ import sys
 import torch
 sys.modules["triton"] = None  # importing it raises ImportError
 from dit_compile.kernels.probe import probe
-from dit_compile.kernels.weighted_sum import store_residual, weighted_sum
+from dit_compile.kernels.store import store_residual
+from dit_compile.kernels.weighted_sum import weighted_sum
 a, b, c = torch.randn(3, 2, 5).unbind()
 probe(a, b, c), weighted_sum(a, [b, c], [1.0, 2.0]), store_residual(a, b, c)
 torch.ops.dit_cache.probe(a, b, c), torch.ops.dit_cache.weighted_sum(a, [b], [1.0])

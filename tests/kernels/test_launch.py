@@ -22,7 +22,11 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from dit_compile.kernels.probe_triton import _probe_kernel, probe_triton
+from dit_compile.kernels.storage import FLOAT8
+from dit_compile.kernels.store_triton import _largest_kernel, _store_scaled_kernel, store_scaled_triton
 from dit_compile.kernels.weighted_sum_triton import _weighted_sum_kernel, weighted_sum_triton
+
+KERNELS = (_probe_kernel, _weighted_sum_kernel, _largest_kernel, _store_scaled_kernel)
 
 
 class NamedDriver:
@@ -49,11 +53,11 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[A
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
     monkeypatch.setattr(driver, "_active", NamedDriver())  # its own reset_active() would look for a real device
-    for kernel in (_probe_kernel, _weighted_sum_kernel):
+    for kernel in KERNELS:
         kernel.device_caches.clear()
         monkeypatch.setattr(kernel, "run", functools.partial(warm_up, kernel))
     yield kernels
-    for kernel in (_probe_kernel, _weighted_sum_kernel):
+    for kernel in KERNELS:
         kernel.device_caches.clear()
 
 
@@ -105,3 +109,16 @@ def test_misaligned_and_odd_operands_bind(compiled: list[Any]) -> None:
     weighted_sum_triton(base, [snapshot], [1.0])
     weighted_sum_triton(base[:1], [snapshot[:1]], [1.0])
     assert all("ld.global" in kernel.asm["ptx"] for kernel in compiled)
+
+
+def test_float8(compiled: list[Any]) -> None:
+    """What is stored is read by one kernel for all weights and scales; nothing of the scale is known when compiling."""
+    base, value = torch.zeros(2, 1, 512, 320, dtype=torch.bfloat16).unbind()
+    slots, scales = torch.zeros(2, 1, 512, 320).to(FLOAT8), [torch.ones(()) for _ in range(2)]
+    for slot, scale in zip(slots, scales, strict=True):
+        store_scaled_triton(slot, scale, value, base)
+    store_scaled_triton(slots[0], scales[0], torch.zeros(1, 640, 320, dtype=torch.bfloat16), None)
+    for weights in ([2.0, -1.0], [1.0, 0.0]):
+        weighted_sum_triton(base, slots.unbind(), weights, scales=scales)
+    assert [variants(kernel) for kernel in (_largest_kernel, _store_scaled_kernel, _weighted_sum_kernel)] == [2, 2, 1]
+    assert [wide_accesses(kernel) for kernel in compiled][-1] == (2 + 2, 2)

@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 if TYPE_CHECKING:
+    from parity_support.backend import Workshop
     from parity_support.cases import Case
     from parity_support.config import Trace
     from parity_support.generation import Studio
@@ -41,18 +42,31 @@ def studio() -> Studio:
         pytest.skip(str(reason))
 
 
+@pytest.fixture(scope="module")
+def workshop(studio: Studio) -> Iterator[Workshop]:
+    """The bundled model, compiled once for each structure."""
+    from parity_support.backend import Workshop
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=64):  # all copies share the code object of FLUX's forward
+        yield Workshop(studio.transformer)
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session")
 def peer_trace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Trace]:
     """What cache-dit does with a case. The first question starts all cases of both versions, side by side."""
     from parity_support.cases import CASES
+    from parity_support.drawn import drawn_cases
     from parity_support.peer import Peer, PeerUnavailable
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # all workers' own
+    cases = [*CASES, *drawn_cases()]
     peers = {
-        version: Peer(version, folder / f"cache-dit-{version}", [case.job for case in CASES if case.version == version])
-        for version in sorted({case.version for case in CASES})
+        version: Peer(version, folder / f"cache-dit-{version}", [case.job for case in cases if case.version == version])
+        for version in sorted({case.version for case in cases})
     }
 
     def trace(case: Case) -> Trace:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 
 pytest.importorskip("diffusers")
 pytest.importorskip("dit_compile.backend", exc_type=ImportError)
@@ -19,14 +18,6 @@ import dit_compile
 
 PeerTrace = Callable[[Case], Trace]
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def workshop(studio: Studio) -> Iterator[Workshop]:
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=64):  # all copies share the code object of FLUX's forward
-        yield Workshop(studio.transformer)
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.for_backend], ids=lambda case: case.name)

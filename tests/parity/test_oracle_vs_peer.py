@@ -9,19 +9,12 @@ import pytest
 pytest.importorskip("diffusers")
 
 from parity_support.cases import BY_NAME, CASES, Case
-from parity_support.config import StreakRule, Trace
+from parity_support.config import Trace
 from parity_support.generation import STEPS, Studio
-from parity_support.oracle import OracleModel
+from parity_support.oracle import oracle_trace
 
 PeerTrace = Callable[[Case], Trace]
 TOLERANCE = 1e-5  # measured: 0, bit for bit
-
-
-def oracle_trace(studio: Studio, case: Case, streak: StreakRule) -> Trace:
-    oracle = OracleModel(studio.transformer(), case.knobs, case.branches, streak)
-    drawn = studio.draw(studio.pipeline(oracle), case.branches)
-    trace = oracle.trace()
-    return Trace(trace.cached, trace.diffs, drawn.outputs, drawn.latents)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

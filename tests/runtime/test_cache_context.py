@@ -1,5 +1,6 @@
 """diffusers' names of calls ("cond", "uncond"): heard where a pipeline says them, and then they tell branches apart."""
 
+import contextlib
 import copy
 
 import pytest
@@ -134,8 +135,10 @@ def test_hooks_of_diffusers_come_and_go_beside_the_listener():
     spec, plain = flux()
     model = torch.compile(plain, backend="dit_cache", options={"inner": "eager"})
     call = spec.call(0)
-    wanted = model(**call)[0]
+    with model.cache_context("cond"):
+        wanted = model(**call)[0]
     registry = HookRegistry.check_if_exists_or_initialize(plain)
+    assert "dit_cache" in registry.hooks
     registry.register_hook(Doubling(), "doubling")
     torch.testing.assert_close(plain(**call)[0], 2 * wanted, rtol=1e-4, atol=1e-5)
     registry.remove_hook("doubling")
@@ -143,3 +146,16 @@ def test_hooks_of_diffusers_come_and_go_beside_the_listener():
     copied = copy.deepcopy(plain)
     with copied.cache_context("cond"):
         torch.testing.assert_close(copied(**call)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("named", [True, False])
+def test_listening_compiles_nothing_again(named):
+    """Allegro reads ``self.dtype``, which looks at the hooks of all modules, so Dynamo guards on them."""
+    spec = next(spec for spec in MODELS if spec.cls == "AllegroTransformer3DModel")
+    model = torch.compile(plain := spec.build(), backend="dit_cache", dynamic=False, options={"inner": "eager"})
+    for index in range(3):
+        with plain.cache_context("cond") if named else contextlib.nullcontext():
+            model(**spec.call(index, steps=3))
+    assert len(dit_compile.graphs()) == 1
+    assert hasattr(plain, "_diffusers_hook") == named

@@ -10,11 +10,15 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from parity_support.config import Knobs, Place, StreakRule, Trace
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from parity_support.cases import Case
+    from parity_support.generation import Studio
 
 History = list[tuple[int, Tensor]]  # (step, residual of the region at that step), oldest first
 
@@ -169,3 +173,11 @@ class OracleModel(nn.Module):
         elif step - memory.cached[-1] == 1:
             memory.run += 2 if memory.run == 0 else 1
         memory.cached.append(step)
+
+
+def oracle_trace(studio: Studio, case: Case, streak: StreakRule) -> Trace:
+    """The oracle's picture of ``case``."""
+    oracle = OracleModel(studio.transformer(), case.knobs, case.branches, streak)
+    drawn = studio.draw(studio.pipeline(oracle), case.branches)
+    trace = oracle.trace()
+    return Trace(trace.cached, trace.diffs, drawn.outputs, drawn.latents)

@@ -65,7 +65,8 @@ def run(studio: Studio, knobs: Knobs, branches: int) -> Trace:
         lists = [(context.cached_steps, context.residual_diffs), (context.cfg_cached_steps, context.cfg_residual_diffs)]
         for branch, (cached, diffs) in enumerate(lists[:branches]):
             trace.cached[branch, region] = list(cached)
-            trace.diffs[branch, region] = {int(step): float(diff) for step, diff in diffs.items()}
+            # -1 stands for a hit without looking (a threshold of 1), -2 for another shape
+            trace.diffs[branch, region] = {int(step): float(diff) for step, diff in diffs.items() if diff >= 0}
     return trace
 
 
