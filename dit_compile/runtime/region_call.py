@@ -54,6 +54,11 @@ class RegionCall:
 
     def run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
         """The region's outputs, computed or forecast."""
+        outputs = self._run(region, operands, bases)
+        self._call.region_done(self._groups[0].region)
+        return outputs
+
+    def _run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
         device = next(operand.device for operand in operands if isinstance(operand, Tensor))
         groups = self._groups
         computing = [group for group in groups if not group.reuse]
@@ -86,7 +91,7 @@ class RegionCall:
                 self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
         watch.stop()
         for group in self._groups:
-            self._reused(group, watch, len(self._groups))
+            self._reused(group, _of(group, bases) if len(self._groups) > 1 else bases, watch, len(self._groups))
         return outputs
 
     def _mixed(
@@ -116,7 +121,7 @@ class RegionCall:
             self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
         watch.stop()
         for group in reusing:
-            self._reused(group, watch, len(reusing))
+            self._reused(group, _of(group, bases), watch, len(reusing))
         return outputs
 
     def _forecast(self, group: Group, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
@@ -128,8 +133,11 @@ class RegionCall:
         main = call.graph.mains[group.region] if call.config.forecast_streams == "main" else None
         return call.slots(group).forecast(full, bases, outs, main)
 
-    def _reused(self, group: Group, watch: Stopwatch, parts: int) -> None:
+    def _reused(self, group: Group, bases: Bases, watch: Stopwatch, parts: int) -> None:
         call, slots = self._call, self._call.slots(group)
+        known = [base for base in bases if base is not None]
+        if known and slots.bases is None and not call.measures_streams(group):  # nobody has looked at this step's
+            slots.bases = call.checks.add(known)
         if call.policy.reference == "previous" and group.residual is not None:
             slots.probe = group.residual
         slots.cached += 1
@@ -141,7 +149,7 @@ class RegionCall:
         if call.config.enabled:
             slots = call.slots(group)
             capacity = max(call.forecaster.snapshots(call.config), 1 + call.policy.watches_change)
-            slots.store(call.index, capacity, values, bases)
+            slots.store(call.index, capacity, values, bases, call.checks)
             if call.policy.watches_change:
                 slots.watch_change()
             slots.probe = group.residual

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..kernels.probe import probe
 from ..kernels.store import store_residual
 from ..kernels.weighted_sum import weighted_sum
+from .finite import Check, FiniteChecks
 from .host_read import HostRead
 from .side_inputs import SideInputs
 
@@ -21,6 +22,7 @@ class Snapshot:
 
     step: int
     tensors: list[Tensor]
+    check: Check | None = None  # whether they are finite, until that is known
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Slots:
     run: int = 0
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: HostRead | None = None  # of the effect, at the last computed step
+    bases: Check | None = None  # whether what a forecast was added to is finite, until that is known
 
     def clear(self, why: str = "no_snapshot") -> None:
         """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
@@ -51,10 +54,17 @@ class Slots:
         self.layouts.clear()
         self.side.clear()
         self.memory.clear()
-        self.change = None
+        self.change, self.bases = None, None
 
-    def store(self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None]) -> None:
-        """Takes a snapshot of ``values - bases`` (``values`` where there is no base)."""
+    def store(
+        self,
+        step: int,
+        capacity: int,
+        values: Sequence[Tensor],
+        bases: Sequence[Tensor | None],
+        checks: FiniteChecks,
+    ) -> None:
+        """Takes a snapshot of ``values - bases`` (``values`` where there is no base) and has it checked."""
         del self.ring[: max(len(self.ring) - capacity, 0)]
         if len(self.ring) == capacity:
             tensors = self.ring.pop(0).tensors
@@ -62,7 +72,7 @@ class Slots:
             tensors = [torch.empty(value.shape, dtype=value.dtype, device=value.device) for value in values]
         for slot, value, base in zip(tensors, values, bases, strict=True):
             store_residual(slot, value, base)
-        self.ring.append(Snapshot(step, tensors))
+        self.ring.append(Snapshot(step, tensors, checks.add(tensors)))
         self.layouts = [(value.shape, value.stride()) for value in values]
         self.emptied = "no_snapshot"
 
@@ -99,9 +109,22 @@ class Slots:
             weighted_sum(base, [tensors[i] for _, tensors in terms], [weight for weight, _ in terms], out=out)
         return outs
 
+    def unchecked(self) -> list[Check]:
+        """What must be known to be finite before anything here is reused; asked once.
+
+        The snapshots must. Of what the last forecast was added to, nothing is kept: it is not waited for.
+        """
+        checks = [snap.check for snap in self.ring if snap.check is not None]
+        for snap in self.ring:
+            snap.check = None
+        if self.bases is not None and self.bases.checks.ready():
+            checks.append(self.bases)
+            self.bases = None
+        return checks
+
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""
-        self.ring = [Snapshot(snap.step - step, snap.tensors) for snap in self.ring if snap.step >= step]
+        self.ring = [Snapshot(snap.step - step, snap.tensors, snap.check) for snap in self.ring if snap.step >= step]
         self.memory.clear()
         if not self.ring:
             self.clear()
