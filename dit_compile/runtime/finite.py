@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,21 +12,23 @@ from torch import Tensor
 from .host_read import HostRead
 
 
-class FiniteChecks:
-    """The checks of one call of a model, brought to the host in one transfer when the call is done with its regions.
+def total(tensor: Tensor) -> Tensor:
+    """The float32 sum of all elements, which is finite if and only if all of them are (or it leaves the range of
+    float32, which is as bad): shape (), on the tensor's device."""
+    return tensor.detach().sum(dtype=torch.float32)
 
-    The sum of a tensor, taken in float32, is finite if and only if all its elements are (or the sum leaves the range
-    of float32, which is as bad).
-    """
+
+class FiniteChecks:
+    """The checks of one call of a model, brought to the host in one transfer when the call is done with its regions."""
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
         self._read: HostRead | None = None
         self._offset = 0
 
-    def add(self, tensors: Iterable[Tensor]) -> Check:
-        """One number for all of ``tensors``, at least one and floating."""
-        self._sums.append(_gather([tensor.detach().sum(dtype=torch.float32) for tensor in tensors]).sum())
+    def add(self, totals: Sequence[Tensor]) -> Check:
+        """Makes one question of all these ``total``s, at least one."""
+        self._sums.append(_gather(totals).sum())
         return Check(self, len(self._sums) - 1)
 
     def send(self, others: Sequence[Tensor] = ()) -> HostRead | None:
@@ -57,6 +59,6 @@ class Check(NamedTuple):
         return math.isfinite(self.checks.value(self.place))
 
 
-def _gather(numbers: list[Tensor]) -> Tensor:
+def _gather(numbers: Sequence[Tensor]) -> Tensor:
     """One vector, on the device of the first; a model may lie on several."""
     return torch.stack([number.to(numbers[0].device) for number in numbers])

@@ -59,6 +59,8 @@ def test_defaults() -> None:
         "scope": "chain",
         "dump": None,
         "inner": "inductor",
+        "snapshot_dtype": "model",
+        "max_bytes": None,
         "summary": False,
         "step_mask": None,
         "interval": 3,
@@ -76,6 +78,7 @@ def test_defaults() -> None:
         "prune_relax": 0.0,
         "prune_relax_limit": -1,
         "delta_boundary": 14,
+        "plugins": None,
     }
 
 

@@ -56,7 +56,11 @@ class Peer:
     def _ask(self, answer: Path) -> None:
         request = self.folder / "request.pt"
         torch.save(self._jobs, request)
-        paths = [*self._package_path(), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [
+            *package_path(self.version, self.folder),
+            str(Path(__file__).parents[1]),
+            os.environ.get("PYTHONPATH", ""),
+        ]
         result = subprocess.run(
             [sys.executable, "-m", "parity_support.peer_worker", str(request), str(answer)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CACHE_DIT_LOG_LEVEL": "ERROR"},
@@ -66,24 +70,25 @@ class Peer:
         if result.returncode:
             raise RuntimeError(f"cache-dit {self.version} failed:\n{result.stderr[-4000:]}")
 
-    def _package_path(self) -> list[str]:
-        """Where to find what the environment lacks: nothing, or a folder into which it was installed."""
-        missing = [f"cache-dit=={self.version}"] if installed_version() != self.version else []
-        if self.version.startswith("1.0."):
-            # It imports accelerate without declaring it, and accelerate imports psutil.
-            missing += [package for package in ("accelerate", "psutil") if importlib.util.find_spec(package) is None]
-        if not missing:
-            return []
-        target = self.folder / "site"
-        # --no-deps: torch, diffusers, transformers, packaging and pyyaml are there already.
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        result = subprocess.run(
-            [*command, "--retries", "1", "--target", str(target), *missing], capture_output=True, text=True
-        )
-        if result.returncode:
-            problem = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise PeerUnavailable(f"{', '.join(missing)} could not be installed (no network?): {problem}")
-        return [str(target)]
+
+def package_path(version: str, folder: Path) -> list[str]:
+    """Where to find what the environment lacks: nothing, or a folder inside ``folder`` into which it was installed."""
+    missing = [f"cache-dit=={version}"] if installed_version() != version else []
+    if version.startswith("1.0."):
+        # It imports accelerate without declaring it, and accelerate imports psutil.
+        missing += [package for package in ("accelerate", "psutil") if importlib.util.find_spec(package) is None]
+    if not missing:
+        return []
+    target = folder / "site"
+    # --no-deps: torch, diffusers, transformers, packaging and pyyaml are there already.
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    result = subprocess.run(
+        [*command, "--retries", "1", "--target", str(target), *missing], capture_output=True, text=True
+    )
+    if result.returncode:
+        problem = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise PeerUnavailable(f"{', '.join(missing)} could not be installed (no network?): {problem}")
+    return [str(target)]
 
 
 def installed_version() -> str | None:

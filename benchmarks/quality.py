@@ -1,0 +1,123 @@
+"""How good are cached pictures for the blocks that were run? The table and plot of docs/quality.md.
+
+Cost is counted work, blocks executed over blocks of a full step, so the figures do not depend on the machine's speed.
+Results are written after every configuration: what the file has already is not drawn again. Needs a checkout (the
+tests' way to install cache-dit beside us); about half an hour on one core.
+
+    python benchmarks/quality.py
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import diffusers
+import numpy as np
+import torch
+import typer
+from quality_grid import CHOOSING, PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round
+from quality_page import write_page
+from quality_peer import VERSION, Peer
+from quality_runs import Drawn, Studio, compare
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+
+
+class Results:
+    """What was measured, in a file that is complete after every figure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"ways": {}}
+        self.data |= {
+            "command": " ".join(["python", *sys.argv]),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "cache_dit": VERSION,
+            "device": f"{platform.machine()} CPU",
+            "prompts": PROMPTS,
+        }
+
+    def has(self, way: Way, scene: Scene) -> bool:
+        known = self.data["ways"].get(way.name)
+        return known is not None and known["settings"] == dict(way.settings) and scene.name in known["figures"]
+
+    def add(self, way: Way, scene: Scene, figures: dict[str, float]) -> None:
+        known = self.data["ways"].get(way.name)
+        if known is None or known["settings"] != dict(way.settings):
+            known = {"family": way.family, "settings": dict(way.settings), "of_steps": way.of_steps, "figures": {}}
+            self.data["ways"][way.name] = known
+        known["figures"][scene.name] = figures
+        self.save()
+
+    def save(self) -> None:
+        """Through a second file, so that an interrupted run leaves a whole one."""
+        beside = self.path.with_suffix(".new")
+        beside.write_text(json.dumps(self.data, indent=1) + "\n")
+        beside.replace(self.path)
+
+
+class Measurer:
+    """Draws what a list asks for and the results lack."""
+
+    def __init__(self, results: Results, console: Console, inner: str) -> None:
+        self.results, self.console = results, console
+        self.studio, self.peer = Studio(inner), Peer()
+        if "mag_ratios" not in results.data:
+            results.data["mag_ratios"] = self.studio.calibrate(CHOOSING[1])
+            results.save()
+        self.studio.mag_ratios = results.data["mag_ratios"]
+        results.data["blocks"] = self.studio.blocks
+
+    def run(self, title: str, jobs: Iterable[tuple[Way, Scene]]) -> None:
+        todo = [(way, scene) for way, scene in jobs if way.draws(scene) and not self.results.has(way, scene)]
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, refresh_per_second=1) as progress:
+            task = progress.add_task(title, total=len(todo))
+            for way, scene in todo:
+                figures = self.measure(way, scene)
+                self.results.add(way, scene, figures)
+                values = "  ".join(f"{name} {value:g}" for name, value in figures.items())
+                progress.console.print(f"{scene.name}: {way.name}: {values}", highlight=False, soft_wrap=True)
+                progress.advance(task)
+
+    def measure(self, way: Way, scene: Scene) -> dict[str, float]:
+        if way.family != PEER:
+            return self.studio.measure(way, scene)
+        pictures, costs = self.peer.draw(dict(way.settings), scene)
+        return compare(self.studio.reference(scene), Drawn(np.asarray(pictures, np.float32), costs))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="results, read and completed")] = RESULTS,
+    inner: Annotated[str, typer.Option(help="what compiles the pieces of the graph: eager or inductor")] = "eager",
+    quick: Annotated[bool, typer.Option(help="only the first round, on four prompts")] = False,
+    ours: Annotated[bool, typer.Option(help="draw with everything but cache-dit")] = True,
+    peer: Annotated[bool, typer.Option(help="draw with cache-dit, in a process of its own")] = True,
+    page: Annotated[bool, typer.Option(help="write docs/quality.md and its plot")] = True,
+) -> None:
+    """Draws what is missing and writes the page."""
+    for name in ("dit_compile", "diffusers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    console = Console()
+    measurer = Measurer(Results(out), console, inner)
+    wanted = [way for way in [*first_round(), *PEERS] if (peer if way.family == PEER else ours)]
+    measurer.run("first round", [(way, SCREEN) for way in wanted])
+    if not quick:
+        jobs = [(way, scene) for way, part in second_round(measurer.results.data["ways"]) for scene in part]
+        wanted_jobs = [(way, scene) for way, scene in jobs if (peer if way.family == PEER else ours)]
+        measurer.run("second round", wanted_jobs)
+    if page:
+        console.print(f"wrote {write_page(measurer.results.data)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,200 @@
+"""What benchmarks/quality.py runs, as data: scenes to draw and ways to draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quality_sums import at_cost, near_front
+
+PROMPTS = {
+    "choosing": (
+        "cat", "panda on pink", "earth on black", "sunflower on blue", "pizza", "key on purple", "red car on gray",
+        "owl on green", "snowman on blue", "avocado", "crown on red", "palm tree on yellow",
+    ),
+    "held out": (
+        "fox", "alarm clock on green", "hamburger", "penguin on orange", "house on yellow", "frog",
+        "green apple on red", "ghost on purple", "donut on blue", "tree on gray", "soccer ball", "red heart on black",
+    ),
+}  # fmt: skip
+MARGIN = 0.7  # dB: how near to the front of the first round one must be for the second
+SCREENED = 4  # of the choosing prompts draw the first round
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pictures that every way draws: ``prompts`` with seeds 0, 1, 2, ..., in ``steps`` steps at ``guidance``."""
+
+    part: str  # "screen", "choosing" or "held out"
+    steps: int
+    guidance: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}, {self.steps} steps, guidance {self.guidance:g}"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return PROMPTS["choosing"][:SCREENED] if self.part == "screen" else PROMPTS[self.part]
+
+    @property
+    def branches(self) -> int:
+        return 1 if self.guidance == 1 else 2
+
+
+SCREEN = Scene("screen", 28, 2.0)
+HELD_OUT = tuple(Scene("held out", steps, guidance) for steps in (28, 50) for guidance in (1.0, 2.0))
+CHOOSING = tuple(Scene("choosing", scene.steps, scene.guidance) for scene in HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw. ``settings`` are those of the cache (``DIT_CACHE_*`` in lower case), of cache-dit, or ``steps``
+    (run that many), or ``every`` (run every n-th step and repeat the output)."""
+
+    family: str
+    name: str
+    settings: Mapping[str, Any] = field(hash=False)
+    of_steps: int | None = None  # only for scenes of so many steps
+
+    def draws(self, scene: Scene) -> bool:
+        return self.of_steps in (None, scene.steps)
+
+
+FEWER, WHOLE, PEER, OURS = "fewer steps", "whole output", "cache-dit", "dit_cache"
+
+COUNTS = {28: (6, 8, 10, 12, 14, 17, 20), 50: (11, 14, 18, 22, 26, 31, 36)}
+FEWER_STEPS = [Way(FEWER, f"{n} of {of} steps", {"steps": n}, of) for of, counts in COUNTS.items() for n in counts]
+WHOLE_OUTPUT = [Way(WHOLE, f"output of every {n}. step", {"every": n}) for n in (2, 3, 4)]
+
+FORECASTS: dict[str, dict[str, Any]] = {
+    "reuse": {"forecast": "reuse"},
+    "taylorseer(1)": {"forecast": "taylorseer", "taylor_order": 1},
+    "taylorseer(2)": {"forecast": "taylorseer", "taylor_order": 2},
+    "newton(2)": {"forecast": "newton", "taylor_order": 2},
+    "hicache(2)": {"forecast": "hicache", "taylor_order": 2},
+    "foca": {"forecast": "foca"},
+    "spectrum": {"forecast": "spectrum"},
+}
+
+
+def _dbcache(warmup: int, continuous: int, threshold: float) -> dict[str, Any]:
+    return {
+        "warmup_steps": warmup,
+        "max_continuous_cached_steps": continuous,
+        "residual_diff_threshold": threshold,
+    }
+
+
+POLICIES: dict[str, dict[str, dict[str, Any]]] = {
+    # Two operating points each, about half and a third of the blocks where the method goes that far. Four steps of
+    # warm-up, because TaylorSeer takes no difference before.
+    "dbcache": {"C1 t0.24": _dbcache(4, 1, 0.24), "C3 t0.3": _dbcache(4, 3, 0.3)},
+    "dbprune": {
+        "C1 t0.1": {**_dbcache(4, 1, 0.1), "scope": "block"},
+        "C3 t0.2": {**_dbcache(4, 3, 0.2), "scope": "block"},
+    },
+    "interval": {f"n{n}": {"interval": n, "warmup_steps": 4} for n in (2, 4)},
+    "mask": {name: {"step_mask": name, **_dbcache(0, -1, 1)} for name in ("medium", "ultra")},
+    "teacache": {f"t{t}": _dbcache(4, 3, t) for t in (0.15, 0.4)},
+    "magcache": {f"t{t}": _dbcache(4, 3, t) for t in (0.03, 0.12)},
+    "easycache": {f"t{t}": _dbcache(4, 3, t) for t in (0.15, 0.4)},
+    "adacache": {
+        "slow": {**_dbcache(4, -1, 1), "adacache_rates": "0.04:3,0.12:2,1:1"},
+        "fast": {**_dbcache(4, -1, 1), "adacache_rates": "0.06:5,0.12:4,0.3:3,1:2"},
+    },
+    "delta_dit": {f"n{n}": {"interval": n, **_dbcache(4, -1, 1), "scope": "halves"} for n in (2, 4)},
+}
+
+
+def pairs() -> Iterator[Way]:
+    """Every policy with every forecaster, at each of the policy's operating points."""
+    for policy, points in POLICIES.items():
+        for forecast, how in FORECASTS.items():
+            for point, settings in points.items():
+                yield Way(OURS, f"{policy} {point} {forecast}", {"policy": policy, **settings, **how})
+
+
+REFINED = {  # forecaster and warm-up: (limit of reuse in a row, threshold)
+    ("foca", 2): (
+        (1, 0.12), (1, 0.24), (2, 0.08), (2, 0.12), (2, 0.24), (3, 0.1), (3, 0.12), (3, 0.16), (3, 0.3), (4, 0.12),
+        (4, 0.16), (4, 0.3), (6, 0.12), (6, 0.2),
+    ),
+    ("foca", 3): ((2, 0.12), (3, 0.16)),
+    ("taylorseer(1)", 2): ((3, 0.16), (4, 0.16), (4, 0.3)),
+    ("taylorseer(2)", 2): ((2, 0.12), (3, 0.16), (4, 0.3)),
+    ("foca", 4): ((1, 0.24), (2, 0.12), (3, 0.16)),
+    ("taylorseer(1)", 4): ((1, 0.24), (2, 0.12), (3, 0.16), (4, 0.16)),
+    ("newton(2)", 3): ((1, 0.24), (2, 0.12), (3, 0.16), (4, 0.16)),
+}  # fmt: skip
+
+
+def refinements() -> Iterator[Way]:
+    """DBCache more finely, with the forecasters that reach furthest: what presets are chosen from."""
+    for (forecast, warmup), points in REFINED.items():
+        for continuous, threshold in points:
+            settings = {"policy": "dbcache", **_dbcache(warmup, continuous, threshold), **FORECASTS[forecast]}
+            yield Way(OURS, f"dbcache W{warmup} C{continuous} t{threshold:g} {forecast}", settings)
+
+
+def _peer(name: str, fn: int, warmup: int, continuous: int, threshold: float, **rest: Any) -> Way:
+    settings = {
+        "Fn_compute_blocks": fn,
+        "Bn_compute_blocks": 0,
+        "max_warmup_steps": warmup,
+        "max_continuous_cached_steps": continuous,
+        "residual_diff_threshold": threshold,
+        **rest,
+    }
+    limit = "" if continuous < 0 else f" C{continuous}"
+    return Way(PEER, f"F{fn} B{settings['Bn_compute_blocks']} W{warmup}{limit} t{threshold:g} {name}", settings)
+
+
+PEERS = [
+    _peer("reuse", 8, 8, -1, 0.08),  # its defaults
+    _peer("taylorseer(1)", 8, 8, -1, 0.08, taylorseer=1),
+    _peer("reuse", 1, 4, 2, 0.12),
+    *(
+        _peer(f"taylorseer({order})", 1, warmup, continuous, threshold, taylorseer=order)
+        for order, warmup, continuous, threshold in (
+            (1, 4, 1, 0.24), (1, 4, 2, 0.12), (2, 4, 2, 0.12), (1, 4, 2, 0.24), (1, 4, 3, 0.24), (1, 3, 3, 0.24),
+            (1, 3, 4, 0.3), (1, 2, 4, 0.3), (1, 3, 6, 0.4), (1, 3, -1, 0.3), (2, 4, 1, 0.12), (2, 2, 2, 0.12),
+            (1, 2, 3, 0.16), (2, 2, 3, 0.16),
+        )
+    ),
+    _peer("foca", 1, 4, 2, 0.24, foca=True),
+    _peer("foca", 1, 3, 4, 0.3, foca=True),
+    _peer("taylorseer(1)", 2, 4, 2, 0.24, taylorseer=1, Bn_compute_blocks=2),
+]  # fmt: skip
+
+LIMITS = {"quality": 0.62, "balanced": 0.48, "fast": 0.38, "ultra": 0.31}
+"""Share of the blocks that each preset may run, on average over the scenes."""
+
+
+def first_round() -> list[Way]:
+    """What four prompts draw in 28 steps at guidance 2."""
+    return [*(way for way in FEWER_STEPS if way.of_steps == SCREEN.steps), *WHOLE_OUTPUT, *refinements(), *pairs()]
+
+
+def second_round(first: Mapping[str, Mapping[str, Any]]) -> list[tuple[Way, tuple[Scene, ...]]]:
+    """What the other prompts draw, and where, after the figures of the first round: what came near the front of its
+    kind, the best of every policy, and all plain rivals. Candidates for presets also draw the choosing prompts."""
+    ours = {way.name: way for way in [*refinements(), *pairs()]}
+    peers = {way.name: way for way in PEERS}
+
+    def drawn(ways: Mapping[str, Way]) -> dict[str, tuple[float, float]]:
+        figures = {name: first[name]["figures"][SCREEN.name] for name in ways}
+        return {name: (one["cost"], one["psnr"]) for name, one in figures.items()}
+
+    guarded = {name: point for name, point in drawn(ours).items() if ours[name].settings["policy"] == "dbcache"}
+    electable = near_front(guarded, MARGIN)
+    names = dict.fromkeys([*electable, *near_front(drawn(ours), 0)])
+    plain = drawn({way.name: way for way in FEWER_STEPS if way.draws(SCREEN)})
+    for policy in POLICIES:  # the best of each, by what it gains over fewer steps
+        own = {name: point for name, point in drawn(ours).items() if ours[name].settings["policy"] == policy}
+        names[max(own, key=lambda name: own[name][1] - (at_cost(plain.values(), own[name][0]) or 0.0))] = None
+    rounds = [(way, HELD_OUT) for way in [*FEWER_STEPS, *WHOLE_OUTPUT]]
+    rounds += [(ours[name], (*HELD_OUT, *CHOOSING) if name in electable else HELD_OUT) for name in names]
+    rounds += [(peers[name], HELD_OUT) for name in dict.fromkeys([PEERS[0].name, *near_front(drawn(peers), MARGIN)])]
+    return rounds

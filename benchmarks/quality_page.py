@@ -1,0 +1,183 @@
+"""docs/quality.md: what benchmarks/quality.py measured, which presets follow from it, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from quality_grid import CHOOSING, FEWER, FORECASTS, HELD_OUT, LIMITS, OURS, PEER, POLICIES, SCREEN, WHOLE, Scene
+from quality_sums import Point, at_cost, choose
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, PLOT = DOCS / "quality.md", DOCS / "images" / "quality.png"
+Ways = Mapping[str, Mapping[str, Any]]
+
+INTRODUCTION = """\
+# Quality
+
+<!-- Written by `python benchmarks/quality.py` from benchmarks/results/quality.json; change those instead. -->
+
+What a cached picture is worth for the blocks that were run, on the bundled model. The presets were chosen here, and
+this page says by which rule. Its model is small and smooth: the order of methods may carry over to a large one, the
+decibels do not.
+
+* **Cost** is counted, not timed: blocks executed, in units of a step that runs all {blocks} of them, from the
+  statistics of the run. A reused step of DBCache with one front block costs 1/{blocks}.
+* **PSNR and SSIM** compare with the uncached picture of the same prompt, seed, number of steps and guidance (float
+  pictures, data range 2; means over the prompts).
+* **{choosing} prompts chose** the presets, **{held_out} others are reported**, each with a seed of its own, in 28 and
+  50 steps, at guidance 1 (one branch) and 2 (two branches).
+* **Rivals**: fewer steps, computed in full; repeating the model's whole output for every second to fourth step (in 28
+  steps, every second is the very schedule of 14 steps); and [cache-dit](https://github.com/vipshop/cache-dit)
+  {cache_dit} in an environment of its own on the same model. *At equal cost* means on straight lines between a rival's
+  best settings.
+* Every picture decides for itself: cache-dit draws one at a time, ours are batches with `batch_decision="rows"`, which
+  gives the decisions and pictures of drawing alone.
+
+torch {torch}, diffusers {diffusers}, {device}, fp32. [All figures](../benchmarks/results/quality.json), among them the
+worst picture of each batch. `{command}` draws what that file lacks.
+"""
+
+PRESETS_TEXT = """\
+## Presets
+
+Of the DBCache settings tried, a preset is the one with the highest PSNR among those that run at most a given share of
+all blocks, on average over the choosing scenes: {limits}.
+
+{names}
+On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
+is as cheap):
+
+{rows}
+![Cost against PSNR in four panels](images/{plot})
+"""
+
+PAIRS_TEXT = """\
+## Every policy with every forecaster
+
+Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's operating points.
+
+{rows}"""
+
+FIGURES_TEXT = """\
+## All figures on the prompts held out
+
+Cost in full steps · PSNR in dB · SSIM.
+
+{rows}"""
+
+
+def points(ways: Ways, scene: Scene, family: str, quality: str = "psnr") -> dict[str, Point]:
+    """Cost in full steps and ``quality`` of every way of ``family`` that drew ``scene``, by name."""
+    drawn = {name: way["figures"].get(scene.name) for name, way in ways.items() if way["family"] == family}
+    return {name: (figures["cost"], figures[quality]) for name, figures in drawn.items() if figures}
+
+
+def candidates(ways: Ways) -> dict[str, Point]:
+    """What presets are chosen from: share of the blocks that ran and PSNR, both averaged over the choosing scenes.
+
+    Only DBCache stands for election. Schedules that look at no data fit the model at hand or do not; its guard notices.
+    """
+    found = {}
+    for name, way in ways.items():
+        drawn = [(scene.steps, way["figures"].get(scene.name)) for scene in CHOOSING]
+        if way["settings"].get("policy") == "dbcache" and all(figures for _, figures in drawn):
+            share = fmean(figures["cost"] / steps for steps, figures in drawn)
+            found[name] = (share, fmean(figures["psnr"] for _, figures in drawn))
+    return found
+
+
+def chosen(ways: Ways) -> dict[str, str]:
+    """The way that each preset is."""
+    return choose(candidates(ways), LIMITS)
+
+
+def rivals_at_equal_cost(ways: Ways, name: str, scene: Scene, quality: str) -> list[float | None]:
+    """What fewer steps and cache-dit reach at the cost of ``name``."""
+    cost = ways[name]["figures"][scene.name]["cost"]
+    return [at_cost(points(ways, scene, family, quality).values(), cost) for family in (FEWER, PEER)]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all but the first column are figures."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def preset_rows(ways: Ways) -> Iterable[list[str]]:
+    """Each preset in each held-out scene, beside both rivals at equal cost; what beats both is bold."""
+    for preset, name in chosen(ways).items():
+        for scene in HELD_OUT:
+            figures = ways[name]["figures"][scene.name]
+            cells = [f"`{preset}`", f"{scene.steps} / {scene.guidance:g}", f"{figures['cost']:.1f}"]
+            for quality, digits in (("psnr", 1), ("ssim", 4)):
+                rivals = rivals_at_equal_cost(ways, name, scene, quality)
+                best = all(rival is None or figures[quality] > rival for rival in rivals)
+                own = f"{figures[quality]:.{digits}f}"
+                cells += [f"**{own}**" if best else own]
+                cells += ["none" if rival is None else f"{rival:.{digits}f}" for rival in rivals]
+            yield cells
+
+
+def pair_rows(ways: Ways) -> Iterable[list[str]]:
+    """For each policy, the best gain of each forecaster over fewer steps at equal cost."""
+    for policy, operating in POLICIES.items():
+        cells = [f"`{policy}`"]
+        for forecast in FORECASTS:
+            names = [f"{policy} {point} {forecast}" for point in operating]
+            drawn = [name for name in names if SCREEN.name in ways.get(name, {}).get("figures", {})]
+            gains = []
+            for name in drawn:
+                fewer, _ = rivals_at_equal_cost(ways, name, SCREEN, "psnr")
+                if fewer is not None:
+                    gains.append(ways[name]["figures"][SCREEN.name]["psnr"] - fewer)
+            cells.append(f"{max(gains):+.1f}" if gains else "")
+        yield cells
+
+
+def figure_rows(ways: Ways) -> Iterable[list[str]]:
+    """Every way that drew a held-out scene, cheapest first within its family."""
+    for family in (OURS, PEER, FEWER, WHOLE):
+        rows = []
+        for name, way in ways.items():
+            drawn = [way["figures"].get(scene.name) for scene in HELD_OUT]
+            if way["family"] == family and any(drawn):
+                cells = [f"{f['cost']:.1f} · {f['psnr']:.1f} · {f['ssim']:.4f}" if f else "" for f in drawn]
+                share = fmean(f["cost"] / scene.steps for f, scene in zip(drawn, HELD_OUT, strict=True) if f)
+                rows.append((share, [f"{family}: {name}", *cells]))
+        yield from (cells for _, cells in sorted(rows))
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The text of docs/quality.md."""
+    ways = data["ways"]
+    facts = {name: data[name] for name in ("torch", "diffusers", "cache_dit", "device", "command", "blocks")}
+    counts = {part.replace(" ", "_"): len(prompts) for part, prompts in data["prompts"].items()}
+    columns = [
+        f"{quality} {rival}".strip() for quality in ("PSNR", "SSIM") for rival in ("", "fewer steps", "cache-dit")
+    ]
+    presets = PRESETS_TEXT.format(
+        limits=", ".join(f"`{preset}` {limit:.0%}" for preset, limit in LIMITS.items()),
+        names=table(["preset", "is"], [[f"`{preset}`", name] for preset, name in chosen(ways).items()]),
+        rows=table(["preset", "steps / guidance", "cost", *columns], preset_rows(ways)),
+        plot=PLOT.name,
+    )
+    pairs = PAIRS_TEXT.format(
+        scene=SCREEN.name.partition(", ")[2],
+        count=len(SCREEN.prompts),
+        rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways)),
+    )
+    scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]
+    all_figures = FIGURES_TEXT.format(rows=table(["", *scenes], figure_rows(ways)))
+    return "\n".join([INTRODUCTION.format(**facts, **counts), presets, pairs, all_figures])
+
+
+def write_page(data: Mapping[str, Any]) -> Path:
+    """Writes the page and its plot."""
+    from quality_plot import save_plot
+
+    PAGE.write_text(page(data), encoding="utf-8")
+    save_plot(data["ways"], PLOT)
+    return PAGE

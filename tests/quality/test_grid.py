@@ -1,0 +1,39 @@
+"""What is drawn, and the two ways to draw that are not the pipeline's or the cache's own."""
+
+from quality_grid import CHOOSING, HELD_OUT, PEERS, PROMPTS, SCREEN, first_round, second_round
+from quality_runs import EveryNth
+
+from dit_compile.demo.pipeline import generate, known_subjects, load_pipeline, wrap_transformer
+
+
+def test_no_prompt_both_chose_and_reports():
+    chose, reported = (set(PROMPTS[part]) for part in ("choosing", "held out"))
+    assert len(chose) >= 12 and len(reported) >= 12 and not chose & reported
+    assert {prompt.split(" on ")[0] for prompt in chose | reported} <= set(known_subjects())
+
+
+def test_names_tell_ways_apart():
+    ways = [*first_round(), *PEERS]
+    assert len({way.name for way in ways}) == len(ways)
+
+
+def test_whoever_is_near_the_front_goes_on():
+    """On results of which one is far better, one is far worse and the others are alike."""
+    ways = [*first_round(), *PEERS]
+    figures = {way.name: {"cost": 14.0, "psnr": 40.0} for way in ways}
+    figures["dbcache W2 C2 t0.24 foca"]["psnr"] = 50.0
+    figures["interval n4 foca"]["psnr"] = 45.0
+    first = {way.name: {"figures": {SCREEN.name: figures[way.name]}} for way in ways}
+    scenes = {way.name: parts for way, parts in second_round(first)}
+    assert scenes["dbcache W2 C2 t0.24 foca"] == (*HELD_OUT, *CHOOSING)
+    assert scenes["interval n4 foca"] == scenes["14 of 28 steps"] == scenes["F8 B0 W8 t0.08 reuse"] == HELD_OUT
+    assert "dbcache W4 C2 t0.24 foca" not in scenes and "interval n2 foca" not in scenes
+
+
+def test_repeating_every_second_output_is_a_schedule_of_half_as_many_steps():
+    pipe = load_pipeline()
+    repeating = EveryNth(pipe.transformer, every=2, branches=2)
+    drawn = generate(wrap_transformer(repeating), ["fox"], [3], steps=8)
+    halved = generate(pipe, ["fox"], [3], steps=4)
+    assert repeating.computed == 4 * 2
+    assert (drawn - halved).abs().max() < 1e-4
