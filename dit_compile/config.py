@@ -18,6 +18,7 @@ from .readers import (
     INDICES,
     MASK,
     MASK_NAMES,
+    MODULES,
     NUMBERS,
     RATES,
     Accepts,
@@ -144,6 +145,8 @@ class CacheConfig:
         "up to where prune_relax may raise dbprune's threshold; -1: twice the threshold",
         peer="max_dynamic_prune_threshold")
     delta_boundary: int = _knob(14, number(0), "step from which policy=delta_dit skips the front half, not the rear")
+    plugins: tuple[str, ...] | None = _knob(None, MODULES,
+        "modules to import first, which register policies and forecasters of your own")
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -86,11 +86,12 @@ class ModuleState:
         if self.announced is not None and (kept or not self.announced):
             return
         self.announced = kept
+        cap, needed = format_bytes(limit), format_bytes(stats.bytes_wanted)
         log.warning(
             "dit_cache: max_bytes (DIT_CACHE_MAX_BYTES) is %s, but snapshots and probes would take %s: %s (%s, session "
             "%s). Raise it, or keep less: snapshot_dtype=float8, a lower taylor_order, a larger downsample_factor",
-            format_bytes(limit),
-            format_bytes(stats.bytes_wanted),
+            cap if cap != needed else f"{limit} B",
+            needed if cap != needed else f"{stats.bytes_wanted} B",
             f"{kept} of {wanted} snapshots are kept, so forecasts are of a lower order"
             if kept
             else "not even one snapshot fits everywhere, such steps are computed",

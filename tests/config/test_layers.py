@@ -78,6 +78,7 @@ def test_defaults() -> None:
         "prune_relax": 0.0,
         "prune_relax_limit": -1,
         "delta_boundary": 14,
+        "plugins": None,
     }
 
 

@@ -68,6 +68,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "prune_relax": st.floats(0, allow_nan=False, allow_infinity=False),
     "prune_relax_limit": st.floats(-1, allow_nan=False, allow_infinity=False),
     "delta_boundary": st.integers(0, 10**6),
+    "plugins": st.none() | st.lists(NAME, min_size=1, max_size=3).map(tuple),
 }
 LAYERS = st.fixed_dictionaries({}, optional=STORED)
 
@@ -128,6 +129,7 @@ READ = [
     ("step_mask", (True, False), "10"),
     ("step_mask", " Ultra ", "ultra"),
     ("step_mask", None, None),
+    ("plugins", "mine, some.package", ("mine", "some.package")),
     ("snapshot_dtype", "Float8", "float8"),
     ("max_bytes", "1", 1),
     ("max_bytes", 123, 123),
@@ -206,6 +208,8 @@ REFUSED = [
     ("step_mask", 1101, MASK),
     ("step_mask", "fats", f"{MASK}; did you mean 'fast'?"),
     ("interval", 0, "expected an integer >= 1"),
+    ("plugins", "my module", "expected names of Python modules with commas between them, or unset"),
+    ("plugins", ",", "expected names of Python modules with commas between them, or unset"),
     ("probe", "residuals", "expected residual or hidden; did you mean 'residual'?"),
     ("downsample_factor", 0, "expected an integer >= 1"),
     ("max_accumulated_diff", -2, "expected a finite number >= -1"),

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from parity_support.config import Knobs, Trace
@@ -29,7 +30,7 @@ class Peer:
         self.version, self.folder = version, folder
         self._jobs = list(dict.fromkeys(jobs))
         self._worker = ThreadPoolExecutor(max_workers=1)
-        self._answer: Future[dict[Job, Trace]] | None = None
+        self._answer: Future[dict[str, Any]] | None = None
 
     def start(self) -> None:
         """Begin in the background, once."""
@@ -37,11 +38,20 @@ class Peer:
             self._answer = self._worker.submit(self._run)
 
     def trace(self, knobs: Knobs, branches: int) -> Trace:
+        traces: dict[Job, Trace] = self._reply()["traces"]
+        return traces[knobs, branches]
+
+    def foca(self) -> list[float]:
+        """Its FoCa's forecasts for ``FOCA_SCHEDULE`` on a straight line."""
+        forecasts: list[float] = self._reply()["foca"]
+        return forecasts
+
+    def _reply(self) -> dict[str, Any]:
         self.start()
         assert self._answer is not None
-        return self._answer.result()[knobs, branches]
+        return self._answer.result()
 
-    def _run(self) -> dict[Job, Trace]:
+    def _run(self) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
         answer = self.folder / "answer.pt"
         with open(self.folder / "lock", "w") as lock:
@@ -51,7 +61,7 @@ class Peer:
         reply = torch.load(answer, weights_only=False)
         if reply["version"] != self.version:
             raise RuntimeError(f"asked for cache-dit {self.version}, ran {reply['version']}")
-        return dict(zip(self._jobs, reply["traces"], strict=True))
+        return {**reply, "traces": dict(zip(self._jobs, reply["traces"], strict=True))}
 
     def _ask(self, answer: Path) -> None:
         request = self.folder / "request.pt"
