@@ -50,8 +50,9 @@ class Slots:
 
     def clear(self, why: str = "no_snapshot") -> None:
         """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
-        step, which must be computed."""
-        self.key, self.probe, self.emptied = None, None, why
+        step, which must be computed, unless there was nothing left to free."""
+        self.emptied = why if self.ring else self.emptied
+        self.key, self.probe = None, None
         self.ring.clear()
         self.outputs.clear()
         self.side.clear()

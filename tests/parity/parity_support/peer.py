@@ -66,19 +66,27 @@ class Peer:
     def _ask(self, answer: Path) -> None:
         request = self.folder / "request.pt"
         torch.save(self._jobs, request)
-        paths = [
-            *package_path(self.version, self.folder),
-            str(Path(__file__).parents[1]),
-            os.environ.get("PYTHONPATH", ""),
-        ]
-        result = subprocess.run(
-            [sys.executable, "-m", "parity_support.peer_worker", str(request), str(answer)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CACHE_DIT_LOG_LEVEL": "ERROR"},
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode:
-            raise RuntimeError(f"cache-dit {self.version} failed:\n{result.stderr[-4000:]}")
+        ask(self.version, self.folder, "parity_support.peer_worker", request, answer)
+
+
+def ask(version: str, folder: Path, worker: str, *arguments: Path) -> None:
+    """Runs the module ``worker`` in a process of its own, with cache-dit ``version`` and what lies in tests/helpers.
+
+    Raises:
+        PeerUnavailable: that version is not here and cannot be installed into ``folder``.
+        RuntimeError: the worker failed.
+    """
+    tests = Path(__file__).parents[2]
+    paths = [*package_path(version, folder), str(tests / "parity"), str(tests / "helpers")]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    result = subprocess.run(
+        [sys.executable, "-m", worker, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CACHE_DIT_LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise RuntimeError(f"cache-dit {version} failed:\n{result.stderr[-4000:]}")
 
 
 def package_path(version: str, folder: Path) -> list[str]:
