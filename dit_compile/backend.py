@@ -93,7 +93,7 @@ def _cached(
         dump.refusal(str(refusal))
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal), seconds=watch.seconds))
         raise
-    outliner = Outliner()
+    outliner = Outliner(whole=config.pieces == "segment")
     rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in find_batch_rows(top, plan))
     with watch("outline"):
         top = outliner.outline(top)

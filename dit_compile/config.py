@@ -107,6 +107,9 @@ class CacheConfig:
         "cap on what snapshots and probes of one module hold over all sessions; what does not fit lowers the order of "
         "the forecast, then steps are computed")
     dump: str | None = _knob(None, FOLDER, "folder that receives the graphs of every pass", structure=True)
+    pieces: str = _knob("block", choice("block", "segment"),
+        "block: blocks that are alike are compiled once; segment: all skipped blocks are one piece of code, which "
+        "takes longer to compile and spares the host, for small models on fast GPUs", structure=True)
     inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
     summary: bool = _knob(False, FLAG, "1 prints the summary when a generation ends")
