@@ -7,15 +7,17 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from .draft import Draft
 from .facts import external_inputs, fake, symbols_of
 
 
 def extract(
-    gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], name: str
+    gm: GraphModule, nodes: Iterable[Node], outputs: Iterable[Node], name: str, kind: type[GraphModule] = GraphModule
 ) -> tuple[GraphModule, list[Node]]:
     """Copies ``nodes`` into a new module that returns the tuple ``outputs``.
 
-    Returns the module and the nodes of ``gm`` to call it with (see ``inputs_of``), in the order of its placeholders.
+    Returns the module, of class ``kind``, and the nodes of ``gm`` to call it with (see ``inputs_of``), in the order of
+    its placeholders.
 
     Dynamo's notes to AOTAutograd travel along (``dynamo_compile_id``, ``_param_name_to_source``, ``_dynamo_source``,
     ``tensor_dict``): without them every weight would count as an input that changes.
@@ -32,7 +34,7 @@ def extract(
                 env[source] = graph.node_copy(source)
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
-    return with_dynamo_meta(GraphModule(gm, graph, class_name=name), gm), inputs
+    return with_dynamo_meta(kind(gm, graph, class_name=name), gm), inputs
 
 
 def inputs_of(gm: GraphModule, nodes: Iterable[Node]) -> list[Node]:
@@ -51,7 +53,7 @@ def duplicate(gm: GraphModule) -> GraphModule:
         env[node] = (
             placeholder_like(graph, node) if node.op == "placeholder" else graph.node_copy(node, env.__getitem__)
         )
-    return with_dynamo_meta(GraphModule(gm, graph), gm)
+    return with_dynamo_meta(Draft(gm, graph), gm)
 
 
 def placeholder_like(graph: Graph, node: Node) -> Node:

@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from .check_cuts import check_cuts
+from .draft import Draft
 from .extract import extract, placeholder_like, with_dynamo_meta
 from .facts import external_outputs
 from .guard_ops import compute_or_forecast, guard
@@ -51,7 +52,7 @@ def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
         else:
             leaving = watched.union(external_outputs(nodes))
             outputs = [node for node in nodes if node in leaving]
-        module, inputs = extract(gm, nodes, outputs, name)
+        module, inputs = extract(gm, nodes, outputs, name, Draft)
         setattr(root, name, module)
         operands = tuple(env[node] for node in inputs)
         if number is None:
