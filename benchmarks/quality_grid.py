@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ PROMPTS = {
         "green apple on red", "ghost on purple", "donut on blue", "tree on gray", "soccer ball", "red heart on black",
     ),
 }  # fmt: skip
-MARGIN = 0.7  # dB: how near to the front of the first round one must be for the second
+MARGIN = 0.0  # dB: how near to the front of the first round one must be for the second
 SCREENED = 4  # of the choosing prompts draw the first round
 
 
@@ -64,7 +64,7 @@ class Way:
 
 FEWER, WHOLE, PEER, OURS = "fewer steps", "whole output", "cache-dit", "dit_cache"
 
-COUNTS = {28: (6, 8, 10, 12, 14, 17, 20), 50: (11, 14, 18, 22, 26, 31, 36)}
+COUNTS = {28: (6, 8, 10, 12, 14, 17, 20), 50: (12, 16, 20, 26, 32)}
 FEWER_STEPS = [Way(FEWER, f"{n} of {of} steps", {"steps": n}, of) for of, counts in COUNTS.items() for n in counts]
 WHOLE_OUTPUT = [Way(WHOLE, f"output of every {n}. step", {"every": n}) for n in (2, 3, 4)]
 
@@ -159,7 +159,7 @@ PEERS = [
         _peer(f"taylorseer({order})", 1, warmup, continuous, threshold, taylorseer=order)
         for order, warmup, continuous, threshold in (
             (1, 4, 1, 0.24), (1, 4, 2, 0.12), (2, 4, 2, 0.12), (1, 4, 2, 0.24), (1, 4, 3, 0.24), (1, 3, 3, 0.24),
-            (1, 3, 4, 0.3), (1, 2, 4, 0.3), (1, 3, 6, 0.4), (1, 3, -1, 0.3), (2, 4, 1, 0.12), (2, 2, 2, 0.12),
+            (1, 3, 4, 0.3), (1, 2, 4, 0.3), (2, 4, 1, 0.12), (2, 2, 2, 0.12),
             (1, 2, 3, 0.16), (2, 2, 3, 0.16),
         )
     ),
@@ -177,24 +177,34 @@ def first_round() -> list[Way]:
     return [*(way for way in FEWER_STEPS if way.of_steps == SCREEN.steps), *WHOLE_OUTPUT, *refinements(), *pairs()]
 
 
-def second_round(first: Mapping[str, Mapping[str, Any]]) -> list[tuple[Way, tuple[Scene, ...]]]:
-    """What the other prompts draw, and where, after the figures of the first round: what came near the front of its
-    kind, the best of every policy, and all plain rivals. Candidates for presets also draw the choosing prompts."""
-    ours = {way.name: way for way in [*refinements(), *pairs()]}
-    peers = {way.name: way for way in PEERS}
+Rounds = Iterator[tuple[Way, Scene]]
+First = Mapping[str, Mapping[str, Any]]
 
-    def drawn(ways: Mapping[str, Way]) -> dict[str, tuple[float, float]]:
-        figures = {name: first[name]["figures"][SCREEN.name] for name in ways}
-        return {name: (one["cost"], one["psnr"]) for name, one in figures.items()}
 
-    guarded = {name: point for name, point in drawn(ours).items() if ours[name].settings["policy"] == "dbcache"}
-    electable = near_front(guarded, MARGIN)
-    names = dict.fromkeys([*electable, *near_front(drawn(ours), 0)])
-    plain = drawn({way.name: way for way in FEWER_STEPS if way.draws(SCREEN)})
-    for policy in POLICIES:  # the best of each, by what it gains over fewer steps
-        own = {name: point for name, point in drawn(ours).items() if ours[name].settings["policy"] == policy}
+def _drawn(first: First, ways: Iterable[Way]) -> dict[str, tuple[float, float]]:
+    figures = {way.name: first[way.name]["figures"][SCREEN.name] for way in ways}
+    return {name: (one["cost"], one["psnr"]) for name, one in figures.items()}
+
+
+def _ours() -> list[Way]:
+    return [*refinements(), *pairs()]
+
+
+def second_round(first: First) -> Rounds:
+    """The DBCache settings near the front of the first round draw the choosing prompts."""
+    guarded = {way.name: way for way in _ours() if way.settings["policy"] == "dbcache"}
+    for name in near_front(_drawn(first, guarded.values()), MARGIN):
+        yield from ((guarded[name], scene) for scene in CHOOSING)
+
+
+def third_round(first: First, presets: Iterable[str]) -> Rounds:
+    """The prompts held out are drawn by the presets, by the best of every policy, and by the rivals: every count of
+    steps, repeated outputs, cache-dit's defaults and the front of its settings."""
+    ours, plain = _ours(), _drawn(first, [way for way in FEWER_STEPS if way.draws(SCREEN)])
+    names = dict.fromkeys(presets)
+    for policy in POLICIES:  # the best by what it gains over fewer steps
+        own = _drawn(first, [way for way in ours if way.settings["policy"] == policy])
         names[max(own, key=lambda name: own[name][1] - (at_cost(plain.values(), own[name][0]) or 0.0))] = None
-    rounds = [(way, HELD_OUT) for way in [*FEWER_STEPS, *WHOLE_OUTPUT]]
-    rounds += [(ours[name], (*HELD_OUT, *CHOOSING) if name in electable else HELD_OUT) for name in names]
-    rounds += [(peers[name], HELD_OUT) for name in dict.fromkeys([PEERS[0].name, *near_front(drawn(peers), MARGIN)])]
-    return rounds
+    peers = {PEERS[0].name, *near_front(_drawn(first, PEERS), 0)}
+    chosen = [way for way in ours if way.name in names] + [way for way in PEERS if way.name in peers]
+    yield from ((way, scene) for way in [*FEWER_STEPS, *WHOLE_OUTPUT, *chosen] for scene in HELD_OUT)
