@@ -105,7 +105,7 @@ def time_generations(pipe: Any, size: Size) -> dict[str, Any]:
         "seconds": seconds[1:],
         "median_seconds": statistics.median(seconds[1:]),
         "peak_bytes": peak,
-        "finite": bool(latents.isfinite().all()),
+        "latents": latents.float().cpu(),
     }
 
 
@@ -128,16 +128,19 @@ def run_plain(pipe: Any, size: Size) -> dict[str, Any]:
         return time_generations(pipe, size)
 
 
-def run_ours(pipe: Any, size: Size, threshold: float) -> dict[str, Any]:
-    """dit_cache; ``threshold`` 0 computes every step, 1 reuses whenever the limits allow it."""
+def run_ours(pipe: Any, size: Size) -> Iterator[tuple[str, dict[str, Any]]]:
+    """dit_cache, compiled once: threshold 0 computes every step, 1 reuses whenever the limits allow it."""
     import dit_compile
 
     options = {"fn": 1, "bn": 0, "warmup_steps": WARMUP, "max_continuous_cached_steps": CONTINUOUS}
-    options |= {"residual_diff_threshold": threshold, "forecast": "taylorseer", "taylor_order": 1}
+    options |= {"forecast": "taylorseer", "taylor_order": 1}
     with compiled(pipe, backend="dit_cache", options=options) as transformer:
-        result = time_generations(pipe, size)
-        last = dit_compile.stats(transformer)[-1]
-        return result | {"reused": last.reused, "bytes_held": last.bytes_held, "host_reads": last.host_reads}
+        for name, threshold in (("dit_cache, every step computed", 0.0), ("dit_cache", 1.0)):
+            with dit_compile.session(name, residual_diff_threshold=threshold):
+                result = time_generations(pipe, size)
+                last = dit_compile.stats(transformer)[-1]
+            facts = {"reused": last.reused, "bytes_held": last.bytes_held, "host_reads": last.host_reads}
+            yield name, result | facts
 
 
 def run_peer(pipe: Any, size: Size, *, whole: bool) -> dict[str, Any]:
@@ -175,44 +178,56 @@ def run_peer(pipe: Any, size: Size, *, whole: bool) -> dict[str, Any]:
     return result | {"reused": min(reused), "version": cache_dit.__version__}
 
 
-def measure(size: Size, device: str, *, peer: bool = True, console: Console | None = None) -> dict[str, Any]:
-    """All variants in turn; a variant that raises is recorded with its error and does not stop the others."""
+def measure(
+    size: Size,
+    device: str,
+    *,
+    peer: bool = True,
+    console: Console | None = None,
+    save: Callable[[dict[str, Any]], object] = lambda result: None,
+) -> dict[str, Any]:
+    """All variants in turn. One that raises is recorded with its error and does not stop the others; ``save`` gets what
+    is known after each."""
     console = console or Console()
     pipe = build(size, device)
     parameters = sum(parameter.numel() for parameter in pipe.transformer.parameters())
-    variants: dict[str, Callable[[], dict[str, Any]]] = {
-        "plain Inductor": lambda: run_plain(pipe, size),
-        "dit_cache, every step computed": lambda: run_ours(pipe, size, 0.0),
-        "dit_cache": lambda: run_ours(pipe, size, 1.0),
-    }
-    if peer:
-        variants["cache-dit, blocks compiled"] = lambda: run_peer(pipe, size, whole=False)
-        variants["cache-dit, model compiled"] = lambda: run_peer(pipe, size, whole=True)
-    results: dict[str, Any] = {}
-    for name, run in variants.items():
-        console.print(f"{name} ...")
+    result: dict[str, Any] = {"size": asdict(size), "parameters": parameters, "variants": {}}
+    wanted: torch.Tensor | None = None
+    variants = [
+        lambda: iter([("plain Inductor", run_plain(pipe, size))]),
+        lambda: run_ours(pipe, size),
+        lambda: iter([("cache-dit, blocks compiled", run_peer(pipe, size, whole=False))]),
+        lambda: iter([("cache-dit, model compiled", run_peer(pipe, size, whole=True))]),
+    ]
+    for number, variant in enumerate(variants if peer else variants[:2]):
         try:
-            results[name] = run()
+            for name, row in variant():
+                latents = row.pop("latents")
+                wanted = latents if wanted is None else wanted
+                row["distance"] = float((latents - wanted).norm() / wanted.norm())
+                result["variants"][name] = row
+                console.print(f"{name}: {row['median_seconds']:.3f} s per picture")
+                save(result)
         except Exception as error:  # the others are worth having
-            results[name] = {"error": f"{type(error).__name__}: {error}"}
-            console.print(f"[red]{results[name]['error']}[/red]", highlight=False)
-    return {"size": asdict(size), "parameters": parameters, "variants": results}
+            result["variants"][f"variant {number}"] = {"error": f"{type(error).__name__}: {error}"}
+            console.print(f"[red]{type(error).__name__}: {error}[/red]", highlight=False)
+    return result
 
 
 def table_of(result: dict[str, Any]) -> Table:
     """A row per variant: what a first run costs, what later ones take, against plain Inductor and at the same steps."""
     size, variants = result["size"], result["variants"]
     title = f"{result['parameters'] / 1e9:.1f} B parameters, {size['pixels']} x {size['pixels']}, {size['steps']} steps"
-    table = Table("variant", "first run s", "s per picture", "speed", "reused", "peak GiB", title=title)
-    plain = variants["plain Inductor"].get("median_seconds")
+    table = Table("variant", "first run s", "s per picture", "speed", "reused", "peak GiB", "distance", title=title)
+    plain = variants.get("plain Inductor", {}).get("median_seconds")
     for name, row in variants.items():
         if "error" in row:
-            table.add_row(name, "failed", "", "", "", "")
+            table.add_row(name, "failed")
             continue
         speed = f"{plain / row['median_seconds']:.2f}x" if plain else ""
         peak = f"{row['peak_bytes'] / 2**30:.2f}" if row["peak_bytes"] else ""
-        cells = (f"{row['first_seconds']:.1f}", f"{row['median_seconds']:.3f}", speed, str(row.get("reused", "")), peak)
-        table.add_row(name, *cells)
+        times = (f"{row['first_seconds']:.1f}", f"{row['median_seconds']:.3f}", speed)
+        table.add_row(name, *times, str(row.get("reused", "")), peak, f"{row['distance']:.4f}")
     return table
 
 
@@ -229,11 +244,13 @@ def main(
 ) -> None:
     """Prints a table and writes the figures."""
     size = Size(double=double, single=single, heads=heads, pixels=pixels, steps=steps, repeats=repeats)
-    result = {**environment(), **measure(size, device, peer=peer)}
-    Console().print(table_of(result))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
+
+    def save(result: dict[str, Any]) -> None:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps({**environment(), **result}, indent=2) + "\n")
+
+    Console().print(table_of(measure(size, device, peer=peer, save=save)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,21 +22,19 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # _timing.py, overhead.py: scripts beside this one, not part of the package
+sys.path.insert(0, str(HERE))  # _cases.py, overhead.py, ...: scripts beside this one, not part of the package
 
+import _stored  # noqa: E402
+from _cases import DEVICE, LAYOUTS, SHAPES, ULP, check_case, check_huge, within_an_ulp  # noqa: E402
 from _timing import device_seconds, host_seconds  # noqa: E402
 
 from dit_compile.kernels.probe import probe, probe_reference  # noqa: E402
 from dit_compile.kernels.store import store_residual  # noqa: E402
 from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
 
-DEVICE = "cuda"  # HIP devices have this name too
 GOAL = 0.9  # of a device copy's bandwidth
-SHAPES = {"FLUX": (1, 4608, 3072), "Wan": (1, 75600, 5120)}
-ULP = {torch.float32: 2**-23, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 console = Console()
 Section = Callable[[], tuple[Any, bool]]
@@ -45,10 +43,10 @@ Section = Callable[[], tuple[Any, bool]]
 def correctness() -> tuple[Any, bool]:
     """The kernels against the references on the device: dtypes, odd sizes, layouts, more than 2**31 elements."""
     results = [
-        _check_case(dtype, layout, shape)
+        check_case(dtype, layout, shape)
         for dtype, layout, shape in itertools.product(ULP, LAYOUTS, ((1, 4608, 3072), (2, 333, 257), (3, 1, 1)))
     ]
-    results.append(_check_huge())
+    results.append(check_huge())
     table = Table(
         "case", "probe", "probe sums", "weighted_sum", "store_residual", title="kernels against the references"
     )
@@ -132,7 +130,7 @@ def cuda_graph() -> tuple[Any, bool]:
     graph.replay()
     expected, expected_sums = probe_reference(value, entry, previous)
     fine = torch.equal(residual, expected) and torch.allclose(sums, expected_sums, rtol=1e-5)
-    fine = fine and _within_an_ulp(out, weighted_sum_reference(value, [entry], [0.5]), [value, entry])
+    fine = fine and within_an_ulp(out, weighted_sum_reference(value, [entry], [0.5]), [value, entry])
     console.print(f"replayed CUDA graph: {'agrees' if fine else 'DIFFERS'}")
     return {"agrees": fine}, fine
 
@@ -141,8 +139,9 @@ def step_ratios() -> tuple[Any, bool]:
     """Computed and cached steps against plain Inductor (benchmarks/overhead.py); its goals count at the medium size."""
     overhead = importlib.import_module("overhead")
     results = {}
-    for size, tokens in (("bundled", 64), ("medium", 4096)):
-        results[size] = overhead.measure(DEVICE, overhead.build(size, DEVICE), tokens=tokens)
+    for size, tokens, dtype in (("bundled", 64, torch.float32), ("medium", 4096, torch.bfloat16)):
+        model = overhead.build(size, DEVICE).to(dtype)
+        results[size] = overhead.measure(DEVICE, model, tokens=tokens, steps=14, repeats=5)
         console.print(size)
         overhead.print_table(results[size])
     return results, all(results["medium"]["as_called"][name] <= goal for name, goal in overhead.GOALS.items())
@@ -154,7 +153,7 @@ def full_size() -> tuple[Any, bool]:
     result = full.measure(full.Size(), DEVICE, console=console)
     console.print(full.table_of(result))
     variants = result["variants"]
-    complete = all("error" not in row for row in variants.values())
+    complete = len(variants) == 5 and all("error" not in row for row in variants.values())
     return result, complete and variants["dit_cache"] is min(variants.values(), key=lambda row: row["median_seconds"])
 
 
@@ -199,6 +198,8 @@ SECTIONS: dict[str, Section] = {
     "recompilation": recompilation,
     "cuda_graph": cuda_graph,
     "bandwidth": bandwidth,
+    "stored": _stored.correctness,
+    "stored_bandwidth": _stored.bandwidth,
     "step_ratios": step_ratios,
     "demo": demo,
     "full_size": full_size,
@@ -264,76 +265,6 @@ def _environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name(),
         "capability": torch.cuda.get_device_capability(),
     }
-
-
-def _dense(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return torch.randn(tuple(shape), device=DEVICE).to(dtype)
-
-
-def _tail_of_cat(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return _dense((shape[0], shape[1] + 5, *shape[2:]), dtype)[:, 5:]
-
-
-def _transposed(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return _dense((*shape[:-2], shape[-1], shape[-2]), dtype).transpose(-1, -2)
-
-
-LAYOUTS: dict[str, tuple[Callable[[Sequence[int], torch.dtype], Tensor], ...]] = {
-    "dense": (_dense,),
-    "tail of a cat": (_tail_of_cat,),
-    "tail and dense": (_tail_of_cat, _dense),
-    "transposed and dense": (_transposed, _dense),
-}
-
-
-def _within_an_ulp(actual: Tensor, expected: Tensor, terms: Sequence[Tensor]) -> bool:
-    """Within one ulp of the dtype, plus float32's rounding of the terms that were added up."""
-    size = torch.stack([term.abs().float() for term in terms]).sum(0)
-    error = (actual.float() - expected.float()).abs()
-    return bool((error <= ULP[expected.dtype] * expected.abs().float() + 2**-22 * size + 1e-7).all())
-
-
-def _check_case(dtype: torch.dtype, layout: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    makers = LAYOUTS[layout]
-    value, entry, previous, out = (makers[index % len(makers)](shape, dtype) for index in range(4))
-    residual, sums = probe(value, entry, previous)
-    expected, expected_sums = probe_reference(value, entry, previous)
-    forecast = weighted_sum(value, (entry, previous), (2.0, -1.0))
-    weighted_sum(value, (entry, previous), (2.0, -1.0), out)
-    reference, terms = weighted_sum_reference(value, (entry, previous), (2.0, -1.0)), (value, 2 * entry, previous)
-    verdict = {
-        "probe": torch.equal(residual, expected) and residual.stride() == expected.stride(),
-        "sums": torch.allclose(sums, expected_sums, rtol=1e-5),
-        "weighted_sum": all(_within_an_ulp(one, reference, terms) for one in (forecast, out)),
-    }
-    store_residual(out, value, entry)
-    verdict["store_residual"] = torch.equal(out, expected)
-    return {"case": f"{dtype} {layout} {shape}", **verdict, "ok": all(verdict.values())}
-
-
-def _check_huge() -> dict[str, Any]:
-    """More elements than int32 can count: exact numbers, looked at beyond 2**31."""
-    count = 2**31 + 4096
-    case = {"case": f"huge: {count} elements"}
-    if torch.cuda.mem_get_info()[0] < 9 * count:
-        return {
-            **case,
-            "ok": True,
-            **dict.fromkeys(("probe", "sums", "weighted_sum", "store_residual"), "too little memory"),
-        }
-    value = torch.zeros(count, device=DEVICE, dtype=torch.bfloat16)
-    value[-4096:] = 3.0
-    previous = torch.ones_like(value)
-    residual, sums = probe(value, None, previous)
-    verdict = {
-        "probe": bool((residual[-4096:] == 3.0).all() and (residual[-8192:-4096] == 0.0).all()),
-        "sums": torch.allclose(sums.cpu(), torch.tensor([2.0**31 + 2 * 4096, float(count)]), rtol=1e-6),
-    }
-    weighted_sum(value, [previous], [0.5], out=residual)
-    verdict["weighted_sum"] = bool((residual[-4096:] == 3.5).all() and (residual[-8192:-4096] == 0.5).all())
-    store_residual(residual, value, previous)
-    verdict["store_residual"] = bool((residual[-4096:] == 2.0).all())
-    return {**case, **verdict, "ok": all(verdict.values())}
 
 
 if __name__ == "__main__":

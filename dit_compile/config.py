@@ -11,7 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .readers import FLAG, FOLDER, INDICES, MASK, MASK_NAMES, NUMBERS, RATES, Accepts, Names, choice, number, plugin
+from .readers import (
+    BYTES,
+    FLAG,
+    FOLDER,
+    INDICES,
+    MASK,
+    MASK_NAMES,
+    NUMBERS,
+    RATES,
+    Accepts,
+    Names,
+    choice,
+    format_bytes,
+    number,
+    plugin,
+)
 
 ENV_PREFIX = "DIT_CACHE_"
 ENVIRONMENT = "environment variable"  # the ``where`` of a layer whose names are environment variables
@@ -84,6 +99,12 @@ class CacheConfig:
         "one decision for the whole chain, one per container (module list, as in cache-dit 1.0.14), two halves, "
         "or one per block (for policy=dbprune)",
         structure=True)
+    snapshot_dtype: str = _knob("model", choice("model", "bfloat16", "float8"),
+        "how snapshots are stored where that takes fewer bits than the model's dtype; float8: e4m3 with one scale per "
+        "tensor. Probes keep the model's dtype: downsample_factor makes them smaller")
+    max_bytes: int | None = _knob(None, BYTES,
+        "cap on what snapshots and probes of one module hold over all sessions; what does not fit lowers the order of "
+        "the forecast, then steps are computed")
     dump: str | None = _knob(None, FOLDER, "folder that receives the graphs of every pass", structure=True)
     inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
@@ -162,7 +183,9 @@ class CacheConfig:
         detail = {"mask": f"({self.step_mask})", "interval": f"({self.interval})"}.get(self.policy, "")
         guard = f"W{self.warmup_steps} C{self.max_continuous_cached_steps} t{self.residual_diff_threshold:g}"
         scope = "" if self.scope == "chain" else f" per {self.scope}"
-        return f"F{self.fn} B{self.bn} {guard} {forecast} {self.policy}{detail}{scope}"
+        stored = "" if self.snapshot_dtype == "model" else f" {self.snapshot_dtype}"
+        stored += "" if self.max_bytes is None else f" max {format_bytes(self.max_bytes)}"
+        return f"F{self.fn} B{self.bn} {guard} {forecast} {self.policy}{detail}{scope}{stored}"
 
 
 SETTINGS: dict[str, Mapping[str, Any]] = {f.name: {**f.metadata, "default": f.default} for f in fields(CacheConfig)}

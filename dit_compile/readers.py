@@ -4,6 +4,7 @@ import math
 import numbers
 import operator
 import os
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -109,6 +110,35 @@ def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
 NUMBERS = Accepts("numbers with commas between them", _read_numbers)
 RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
 INDICES = Accepts("indices of blocks with commas between them", _read_indices)
+
+
+def _read_bytes(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, str):
+        found = _BYTES.fullmatch(value.strip().lower())
+        if found is None:
+            raise ValueError
+        count, prefix, binary = found.groups()
+        number = int(count) if count.isdigit() else float(count)
+        value = round(number * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+    size = operator.index(value)
+    if size < 1:
+        raise ValueError
+    return size
+
+
+def format_bytes(count: float) -> str:
+    """``2048`` -> ``2.0 KiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+_BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i)?)?b?")
+BYTES = Accepts("bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB", _read_bytes)
 FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
 MASK = Accepts(
     "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES

@@ -29,7 +29,9 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]
     owner = tuple(weights)
-    active = [node for node in inputs if not is_static_input(node) and isinstance(fake(node), torch.Tensor)]
+    # with dynamic=True numbers held by modules are inputs, too: new tensors at every call, which nobody reads any more
+    read = [node for node in inputs if node.users and not is_static_input(node)]
+    active = [node for node in read if isinstance(fake(node), torch.Tensor)]
     timestep = _timestep(active)
     sources = _sources([main_stream] if main_stream is not None else [])
     moving = tuple(node for node in active if node in sources and node is not timestep)

@@ -18,7 +18,8 @@ from ..forecast import FORECASTERS
 from ..passes.facts import fake, nbytes_hint
 from ..passes.plan import Block, Exit, Plan, Region
 from ..policy import POLICIES
-from .summary import format_bytes
+from ..readers import format_bytes
+from ..runtime.snapshot import stored_bytes
 
 HISTORY = 256  # graphs remembered
 
@@ -146,11 +147,13 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
     snapshots = FORECASTERS[config.forecast]().snapshots(config)
     total = 0
     for region in plan.regions:
-        kept = [exit.node for exit in region.exits] * snapshots
-        kept += [region.probe_value] if POLICIES[config.policy].needs_probe else []
-        if any(free_unbacked_symbols(fake(node)) for node in kept):
+        exits = [exit.node for exit in region.exits]
+        probes = [region.probe_value] if POLICIES[config.policy].needs_probe else []
+        if any(free_unbacked_symbols(fake(node)) for node in [*exits, *probes]):
             return None
-        total += sum(map(nbytes_hint, kept))
+        for dtype, size in ((fake(node).dtype, nbytes_hint(node)) for node in exits):
+            total += snapshots * stored_bytes(size // dtype.itemsize, dtype, config.snapshot_dtype)
+        total += sum(map(nbytes_hint, probes))
     return total
 
 

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..readers import format_bytes
 from ..runtime.stats import GenerationStats, StepStats
 
 log = logging.getLogger("dit_compile")
@@ -31,6 +32,7 @@ REASONS = {
     "not_measured": "no difference has been measured yet",
     "input_changed": "an input besides the latents changed too much",
     "absent": "its branch missed a step",
+    "memory_cap": "max_bytes leaves no room for a snapshot",
     "shape_changed": "shape, dtype or device changed",
     "policy_error": "the policy failed, see the log",
     "non_finite": "the probe was NaN or infinite",
@@ -39,14 +41,6 @@ REASONS = {
 
 
 MOST_LINES = 8  # regions, or groups of rows, that the table lists one by one
-
-
-def format_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 def print_summary(generations: Sequence[GenerationStats], console: Console | None = None) -> None:
@@ -78,6 +72,7 @@ def _print_one(stats: GenerationStats, console: Console) -> None:
         f"settings   {stats.config.describe()}",
         f"computed   {_why(stats.steps)}",
         f"saved      about {stats.seconds_saved():.3g} s; snapshots and probes hold {format_bytes(stats.bytes_held)}",
+        *([f"memory     {_capped(stats)}"] if stats.capped else []),
         f"host       waited {stats.host_reads} times for a number; {stats.clock}",
     ]
     hint = zero_hit_hint(stats)
@@ -99,6 +94,14 @@ def _why(steps: Sequence[StepStats]) -> str:
     """``4 warmup (warm-up), 9 threshold (the probe changed too much)``."""
     counts = Counter(step.reason for step in steps if step.action == "compute")
     return ", ".join(f"{n} {code} ({REASONS.get(code, 'policy')})" for code, n in counts.most_common()) or "nothing"
+
+
+def _capped(stats: GenerationStats) -> str:
+    limit = "taken back" if stats.config.max_bytes is None else format_bytes(stats.config.max_bytes)
+    return (
+        f"max_bytes = {limit}: {stats.capped} computed steps kept fewer snapshots than the forecast weighs; all "
+        f"sessions would take {format_bytes(stats.bytes_wanted)}"
+    )
 
 
 def _diffs(steps: Sequence[StepStats]) -> str:
@@ -131,6 +134,11 @@ def zero_hit_hint(stats: GenerationStats) -> str | None:
             f"it is {config.residual_diff_threshold:g}"
         )
     reasons = Counter(step.reason for step in stats.steps)
+    if reasons["memory_cap"]:
+        return (
+            f"nothing was reused in {length} steps: max_bytes (DIT_CACHE_MAX_BYTES) leaves no room for a snapshot; "
+            f"everything would take {format_bytes(stats.bytes_wanted)}"
+        )
     if reasons["warmup"]:
         return (
             f"nothing was reused in {length} steps, {config.warmup_steps} of which are warm-up: lower warmup_steps "

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..policy import Verdict
+from .budget import Share
 from .rows import RowPlaces, Rows, rows_like, take
+from .snapshot import snapshot_bytes
 from .stats import StepStats
 from .stopwatch import Stopwatch
 
@@ -139,16 +141,27 @@ class RegionCall:
     def _computed(self, group: Group, values: Sequence[Tensor], bases: Bases, watch: Stopwatch, parts: int) -> None:
         call = self._call
         if call.config.enabled:
-            slots = call.slots(group)
-            capacity = max(call.forecaster.snapshots(call.config), 1 + call.policy.watches_change)
-            slots.store(call.index, capacity, values, bases)
+            self._keep(group, values, bases)
+        self._record(group, "compute", watch, parts)
+
+    def _keep(self, group: Group, values: Sequence[Tensor], bases: Bases) -> None:
+        """What later steps need of this one, as far as ``max_bytes`` allows."""
+        call, slots = self._call, self._call.slots(group)
+        config = call.config
+        slots.run = 0
+        slots.probe = group.residual
+        if call.policy.needs_probe:
+            slots.side.remember(call.side, group.rows)
+        wanted = max(call.forecaster.snapshots(config), 1 + call.policy.watches_change)
+        share = Share(slots.nbytes_besides_snapshots(), snapshot_bytes(values, config.snapshot_dtype), wanted)
+        due = min(len(slots.ring) + 1, wanted)
+        granted = call.state.budget.grant(slots, share, config.max_bytes)
+        if config.max_bytes is not None and granted < due:
+            call.state.capped(granted, wanted, config.max_bytes)
+        if granted:
+            slots.store(call.index, granted, values, bases, config.snapshot_dtype)
             if call.policy.watches_change:
                 slots.watch_change()
-            slots.probe = group.residual
-            if call.policy.needs_probe:
-                slots.side.remember(call.side, group.rows)
-            slots.run = 0
-        self._record(group, "compute", watch, parts)
 
     def _record(self, group: Group, action: str, watch: Stopwatch, parts: int) -> None:
         call, verdict = self._call, group.verdict

@@ -4,80 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..kernels.probe import probe
-from ..kernels.store import store_residual
 from ..kernels.weighted_sum import weighted_sum
+from .budget import Share
 from .host_read import HostRead
 from .side_inputs import SideInputs
+from .snapshot import Snapshot, Stored
 
 
-@dataclass
-class Snapshot:
-    """What the region did at one computed step: for each value that leaves it the residual, or the value itself."""
+class Output(NamedTuple):
+    """How one real output of the region lies in memory."""
 
-    step: int
-    tensors: list[Tensor]
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
 
 
-@dataclass
+@dataclass(eq=False)
 class Slots:
     """State of one (graph, region, branch).
 
-    Snapshots are raw and in the model's dtype, oldest first, at most as many as the forecaster weighs; a new one is
-    written into the memory of the oldest. ``layouts`` are size and stride of the region's real outputs, so that a
-    forecast can take exactly their place.
+    Snapshots are raw, oldest first, at most as many as the forecaster weighs; a new one is written into the memory of
+    the oldest. ``outputs`` describe the region's real outputs, so that a forecast can take exactly their place.
+    ``share`` is what the memory budget knows of all this.
     """
 
     key: tuple[object, ...] | None = None
     emptied: str = "no_snapshot"  # why there is no snapshot, where there is none
     probe: Tensor | None = None
     ring: list[Snapshot] = field(default_factory=list)
-    layouts: list[tuple[torch.Size, tuple[int, ...]]] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
     side: SideInputs = field(default_factory=SideInputs)
     cached: int = 0
     run: int = 0
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: HostRead | None = None  # of the effect, at the last computed step
+    share: Share | None = None
 
     def clear(self, why: str = "no_snapshot") -> None:
         """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
         step, which must be computed."""
         self.key, self.probe, self.emptied = None, None, why
         self.ring.clear()
-        self.layouts.clear()
+        self.outputs.clear()
         self.side.clear()
         self.memory.clear()
-        self.change = None
+        self.change, self.share = None, None
 
-    def store(self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None]) -> None:
-        """Takes a snapshot of ``values - bases`` (``values`` where there is no base)."""
+    def store(
+        self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None], dtype: str = "model"
+    ) -> None:
+        """Takes a snapshot of ``values - bases`` (``values`` where there is no base); ``dtype`` is ``snapshot_dtype``.
+
+        Snapshots in other dtypes than the new one, of before a change of the setting, go.
+        """
+        if self.ring and not self.ring[-1].fits(values, dtype):
+            self.ring.clear()
         del self.ring[: max(len(self.ring) - capacity, 0)]
         if len(self.ring) == capacity:
-            tensors = self.ring.pop(0).tensors
+            room = self.ring.pop(0).values
         else:
-            tensors = [torch.empty(value.shape, dtype=value.dtype, device=value.device) for value in values]
-        for slot, value, base in zip(tensors, values, bases, strict=True):
-            store_residual(slot, value, base)
-        self.ring.append(Snapshot(step, tensors))
-        self.layouts = [(value.shape, value.stride()) for value in values]
+            room = [Stored.room(value, dtype) for value in values]
+        for stored, value, base in zip(room, values, bases, strict=True):
+            stored.write(value, base)
+        self.ring.append(Snapshot(step, room))
+        self.outputs = [Output(value.shape, value.stride(), value.dtype) for value in values]
         self.emptied = "no_snapshot"
 
     def watch_change(self) -> None:
         """Starts to read how much the two newest snapshots differ (all streams taken together)."""
         self.change = None
         if len(self.ring) >= 2:
-            pairs = zip(self.ring[-1].tensors, self.ring[-2].tensors, strict=True)
-            self.change = HostRead(torch.stack([probe(new, None, old)[1] for new, old in pairs]).sum(0))
+            both = zip(self.ring[-2].values, self.ring[-1].values, self.outputs, strict=True)
+            sums = [probe(new.read(out.dtype), None, old.read(out.dtype))[1] for old, new, out in both]
+            self.change = HostRead(torch.stack(sums).sum(0))
 
     def room(self, rows: int | None = None) -> list[Tensor]:
         """Uninitialised tensors that lie in memory as the region's real outputs do, of ``rows`` rows where given."""
+        shapes = [out.shape if rows is None else (rows, *out.shape[1:]) for out in self.outputs]
         return [
-            tensor.new_empty_strided(shape if rows is None else (rows, *shape[1:]), stride)
-            for tensor, (shape, stride) in zip(self.ring[-1].tensors, self.layouts, strict=True)
+            stored.data.new_empty_strided(shape, out.stride, dtype=out.dtype)
+            for stored, shape, out in zip(self.ring[-1].values, shapes, self.outputs, strict=True)
         ]
 
     def forecast(
@@ -89,25 +101,28 @@ class Slots:
     ) -> Sequence[Tensor]:
         """``base + sum_j weights[j] * snapshot[j]`` for each value, written into ``outs`` where they are given;
         snapshots of weight zero are not read. With ``only``, all values but that one reuse the latest snapshot."""
-        used = [(weight, snap.tensors) for weight, snap in zip(weights, self.ring, strict=True) if weight != 0.0]
+        used = [(weight, snap.values) for weight, snap in zip(weights, self.ring, strict=True) if weight != 0.0]
         if not used:
-            used = [(0.0, self.ring[-1].tensors)]
-        latest = [(1.0, self.ring[-1].tensors)]
+            used = [(0.0, self.ring[-1].values)]
+        latest = [(1.0, self.ring[-1].values)]
         outs = self.room() if outs is None else outs
         for i, (base, out) in enumerate(zip(bases, outs, strict=True)):
             terms = used if only is None or i == only else latest
-            weighted_sum(base, [tensors[i] for _, tensors in terms], [weight for weight, _ in terms], out=out)
+            stored = [values[i] for _, values in terms]
+            scales = [one.scale for one in stored if one.scale is not None]
+            weighted_sum(base, [one.data for one in stored], [weight for weight, _ in terms], out, scales)
         return outs
 
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""
-        self.ring = [Snapshot(snap.step - step, snap.tensors) for snap in self.ring if snap.step >= step]
+        self.ring = [Snapshot(snap.step - step, snap.values) for snap in self.ring if snap.step >= step]
         self.memory.clear()
         if not self.ring:
             self.clear()
 
     def nbytes(self) -> int:
-        tensors = [tensor for snap in self.ring for tensor in snap.tensors]
-        if self.probe is not None:
-            tensors.append(self.probe)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + self.side.nbytes()
+        return sum(snap.nbytes() for snap in self.ring) + self.nbytes_besides_snapshots()
+
+    def nbytes_besides_snapshots(self) -> int:
+        probe_bytes = 0 if self.probe is None else self.probe.numel() * self.probe.element_size()
+        return probe_bytes + self.side.nbytes()

@@ -39,6 +39,8 @@ class GenerationStats:
     """One run over the timesteps of one module in one session.
 
     ``bytes_held`` are the bytes of snapshots and probes that the generation holds at present (or held when it ended),
+    ``capped`` counts computed steps that for ``max_bytes`` kept fewer snapshots than the forecaster weighs,
+    ``bytes_wanted`` is what the module would then have held over all sessions without it.
     ``host_reads`` counts how often the host waited for a number, ``clock`` says how generations are told apart.
     """
 
@@ -48,6 +50,8 @@ class GenerationStats:
     clock: str = ""
     steps: list[StepStats] = field(default_factory=list)
     bytes_held: int = 0
+    capped: int = 0
+    bytes_wanted: int = 0
     host_reads: int = 0
     ended: bool = False
 
@@ -98,6 +102,8 @@ class GenerationStats:
             "session": self.session,
             "config": self.config.describe(),
             "bytes_held": self.bytes_held,
+            "capped": self.capped,
+            "bytes_wanted": self.bytes_wanted,
             "host_reads": self.host_reads,
             "steps": steps,
         }

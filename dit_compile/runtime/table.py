@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections import deque
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor
 
 from ..config import CacheConfig
+from ..readers import format_bytes
+from .budget import Budget
 from .cache_context import ContextName, listen
 from .clock import Clock
 from .host_read import HostRead
 from .slots import Slots
 from .stats import GenerationStats
+
+log = logging.getLogger("dit_compile")
 
 HISTORY = 64  # generations remembered per module
 
@@ -61,6 +66,8 @@ class ModuleState:
     measured: dict[tuple[int, int], tuple[list[Measured], HostRead]] = field(default_factory=dict)  # (graph, branch)
     pending: deque[PendingTime] = field(default_factory=deque)
     generation: GenerationStats | None = None
+    budget: Budget = field(default_factory=Budget)  # the module's, shared with its other sessions
+    announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
 
     def clear(self, graph: int, branch: int, why: str = "no_snapshot") -> None:
         """Frees what ``graph`` holds for ``branch``; ``why`` will be the reason of the step that computes it again."""
@@ -68,6 +75,29 @@ class ModuleState:
         for key, slots in self.slots.items():
             if key[0] == graph and key[2] == branch:
                 slots.clear(why)
+
+    def capped(self, kept: int, wanted: int, limit: int) -> None:
+        """Counts a computed step that may keep but ``kept`` of ``wanted`` snapshots; says so once per session, and once
+        more when steps must be computed for it."""
+        stats = self.generation
+        assert stats is not None
+        stats.capped += 1
+        stats.bytes_wanted = max(stats.bytes_wanted, self.budget.wanted())
+        if self.announced is not None and (kept or not self.announced):
+            return
+        self.announced = kept
+        cap, needed = format_bytes(limit), format_bytes(stats.bytes_wanted)
+        log.warning(
+            "dit_cache: max_bytes (DIT_CACHE_MAX_BYTES) is %s, but snapshots and probes would take %s: %s (%s, session "
+            "%s). Raise it, or keep less: snapshot_dtype=float8, a lower taylor_order, a larger downsample_factor",
+            cap if cap != needed else f"{limit} B",
+            needed if cap != needed else f"{stats.bytes_wanted} B",
+            f"{kept} of {wanted} snapshots are kept, so forecasts are of a lower order"
+            if kept
+            else "not even one snapshot fits everywhere, such steps are computed",
+            stats.module,
+            stats.session,
+        )
 
     def bytes_held(self) -> int:
         return sum(slots.nbytes() for slots in self.slots.values())
@@ -86,6 +116,7 @@ class SideTable:
         self._states: dict[tuple[Owner, str], ModuleState] = {}
         self._history: dict[Owner, deque[GenerationStats]] = {}
         self._contexts: dict[Owner, ContextName | None] = {}
+        self._budgets: dict[Owner, Budget] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
     def owner(self, parameters: list[Tensor], graph: int) -> Owner:
@@ -113,7 +144,8 @@ class SideTable:
         state = self._states.get((owner, session))
         if state is None:
             with self._lock:
-                state = self._states.setdefault((owner, session), ModuleState())
+                budget = self._budgets.setdefault(owner, Budget())
+                state = self._states.setdefault((owner, session), ModuleState(budget=budget))
         return state
 
     def begin_generation(
@@ -175,6 +207,7 @@ class SideTable:
             if owner not in self._owners.values():
                 self._history.pop(owner, None)
                 self._contexts.pop(owner, None)
+                self._budgets.pop(owner, None)
 
 
 def _tensors(module: torch.nn.Module) -> Iterable[Tensor]:

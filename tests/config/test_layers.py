@@ -59,6 +59,8 @@ def test_defaults() -> None:
         "scope": "chain",
         "dump": None,
         "inner": "inductor",
+        "snapshot_dtype": "model",
+        "max_bytes": None,
         "summary": False,
         "step_mask": None,
         "interval": 3,

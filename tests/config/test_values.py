@@ -47,6 +47,8 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "cfg": st.sampled_from(["auto", "none"]) | POSITIVE,
     "num_steps": st.none() | POSITIVE,
     "scope": st.sampled_from(["chain", "container", "halves", "block"]),
+    "snapshot_dtype": st.sampled_from(["model", "bfloat16", "float8"]),
+    "max_bytes": st.none() | st.integers(1, 10**20),
     "dump": st.none() | st.from_regex(r"/[a-z0-9/ _.-]{0,20}[a-z]", fullmatch=True),
     "inner": st.sampled_from(["inductor", "aot_eager", "eager"]),
     "summary": st.booleans(),
@@ -126,6 +128,15 @@ READ = [
     ("step_mask", (True, False), "10"),
     ("step_mask", " Ultra ", "ultra"),
     ("step_mask", None, None),
+    ("snapshot_dtype", "Float8", "float8"),
+    ("max_bytes", "1", 1),
+    ("max_bytes", 123, 123),
+    ("max_bytes", "2GiB", 2 * 1024**3),
+    ("max_bytes", " 1.5 mib ", 3 * 512 * 1024),
+    ("max_bytes", "2GB", 2 * 10**9),
+    ("max_bytes", "3k", 3000),
+    ("max_bytes", "7 B", 7),
+    ("max_bytes", "unset", None),
 ]
 
 
@@ -150,6 +161,7 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 FLAG = "expected 0 or 1 (also false/true, no/yes, off/on)"
 MASK = "expected slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes), or unset"
 RATES = "expected pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)"
+BYTES = "expected bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB, or unset"
 REFUSED = [
     ("enabled", "maybe", FLAG),
     ("enabled", 2, FLAG),
@@ -207,6 +219,14 @@ REFUSED = [
     ("adacache_rates", "0.1", RATES),
     ("batch_decision", "row", "expected one, halves or rows; did you mean 'rows'?"),
     ("forecast_streams", "some", "expected all or main"),
+    ("snapshot_dtype", "float16", "expected model, bfloat16 or float8; did you mean 'bfloat16'?"),
+    ("max_bytes", 0, BYTES),
+    ("max_bytes", "much", BYTES),
+    ("max_bytes", "2 GiBs", BYTES),
+    ("max_bytes", "-1MiB", BYTES),
+    ("max_bytes", "0.1B", BYTES),
+    ("max_bytes", 1.5, BYTES),
+    ("max_bytes", True, BYTES),
     ("prune_relax", -1, "expected a finite number >= 0"),
     ("prune_relax_limit", -2, "expected a finite number >= -1"),
     ("delta_boundary", -1, "expected an integer >= 0"),

@@ -26,7 +26,7 @@ ALLOWED = {
     "passes": {"passes"},
     "policy": {"policy", "config", "registry"},
     "forecast": {"forecast", "config", "registry"},
-    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "registry"},
+    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry"},
 }
 APPLICATIONS = {"cli", "demo"}
 NO_TORCH = {"readers", "config", "registry", "policy", "forecast"}

@@ -85,3 +85,13 @@ def test_schedules_that_look_at_no_data_do_not_look_at_inputs():
     off = torch.zeros_like(control())
     reasons = run([control(), control(), off], policy="mask", step_mask="110")
     assert reasons[2] == "hit"
+
+
+@torch.no_grad()
+def test_numbers_that_modules_hold_are_no_inputs():
+    """With dynamic=True Dynamo passes the eps of every norm as a new tensor at every call."""
+    options = {"policy": "dbcache", "warmup_steps": 1, "residual_diff_threshold": 0.5, "inner": "eager"}
+    model = torch.compile(build(Toy), backend="dit_cache", dynamic=True, options=options)
+    for i in range(3):
+        model(latents(2, 7, seed=1) + 0.001 * i, torch.full((2,), 900.0 - i))
+    assert [step.reason for step in dit_compile.stats(model)[-1].steps] == ["no_snapshot", "hit", "hit"]

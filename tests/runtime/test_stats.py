@@ -7,7 +7,8 @@ import torch
 from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents, timesteps
 
 import dit_compile
-from dit_compile.debug.summary import REASONS, format_bytes, ranges
+from dit_compile.debug.summary import REASONS, ranges
+from dit_compile.readers import format_bytes
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 STREAM = 2 * 5 * 16 * 4  # bytes of one stream of the toys

@@ -1,0 +1,81 @@
+"""The memory cap (``max_bytes``): how many snapshots a region may keep, given what everybody else keeps.
+
+When not everything fits, the number of snapshots per region and branch goes down for all alike, which lowers the order
+of the forecast: order 2, order 1, plain reuse. When not even one snapshot each fits, those who come first have one,
+and for the others every step is computed.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .slots import Slots
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bytes of one region in one branch: ``fixed`` for its probe and samples, ``each`` per snapshot.
+
+    ``wanted`` snapshots are what the forecaster weighs, ``kept`` what there is at present; 0: nothing is held.
+    """
+
+    fixed: int
+    each: int
+    wanted: int
+    kept: int = 0
+
+    def nbytes(self, most: int) -> int:
+        """With at most ``most`` snapshots."""
+        snapshots = min(most, self.wanted)
+        return self.fixed + self.each * snapshots if snapshots else 0
+
+
+class Budget:
+    """What the snapshots and probes of one module hold, over all sessions and branches.
+
+    Nobody's snapshots are dropped but one's own, at a step that computes: a forecast in another session, perhaps in
+    another thread, never loses what it is about to read. Whoever holds too much gives it up at the next computed step.
+    State that dies, with its session or generation, leaves by itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._slots: weakref.WeakSet[Slots] = weakref.WeakSet()
+
+    def grant(self, slots: Slots, share: Share, limit: int | None) -> int:
+        """Snapshots that ``slots`` may keep from now on, the one that is about to be taken included.
+
+        Frees everything of ``slots`` when it is none.
+        """
+        with self._lock:
+            granted = share.wanted if limit is None else self._fitting(slots, share, limit)
+            kept = min(len(slots.ring) + 1, granted)
+            if not granted:
+                slots.clear("memory_cap")
+            slots.share = replace(share, kept=kept)
+            self._slots.add(slots)
+        return granted
+
+    def held(self, besides: Slots | None = None) -> int:
+        """Bytes held at present."""
+        return sum(share.nbytes(share.kept) for share in self._shares(besides))
+
+    def wanted(self) -> int:
+        """Bytes that would be held without a limit."""
+        return sum(share.nbytes(share.wanted) for share in self._shares())
+
+    def _shares(self, besides: Slots | None = None) -> list[Share]:
+        with self._lock:
+            return [slots.share for slots in self._slots if slots is not besides and slots.share is not None]
+
+    def _fitting(self, slots: Slots, mine: Share, limit: int) -> int:
+        everybody = [mine, *self._shares(slots)]
+        equal = mine.wanted
+        while equal > 1 and sum(share.nbytes(equal) for share in everybody) > limit:
+            equal -= 1
+        free = limit - self.held(slots) - mine.fixed
+        return max(min(equal, free // max(mine.each, 1)), 0)
