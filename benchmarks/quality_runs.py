@@ -19,7 +19,6 @@ from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, wra
 from dit_compile.demo.result import Pictures, psnr
 from dit_compile.policy import POLICIES
 
-
 BLIND = ("interval", "mask", "magcache", "delta_dit")  # look at no data: all rows of a batch decide alike
 
 
