@@ -1,6 +1,8 @@
 """How long the passes take on a graph of full depth: FLUX's 19 + 38 blocks, at a small width (time goes by nodes).
 
-python benchmarks/passes.py --out benchmarks/results/passes.json
+Once with one region for the whole chain, once with a region per block (``scope=block``), which has 56 guards to insert.
+
+    python benchmarks/passes.py --out benchmarks/results/passes_cpu.json
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 import dit_compile
+from dit_compile.debug.report import GraphReport
 
+SCOPES = ("chain", "block")
 GOALS = {"find_blocks": 1.0, "all": 3.0}  # seconds on one core
 
 
@@ -42,24 +46,40 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="compilations, of which the median is taken")] = 3,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
 ) -> None:
-    """Compiles the graph several times with the eager inner compiler and prints the seconds of each pass."""
+    """Compiles the graph several times with the eager inner compiler and prints the processor seconds of each pass."""
     torch.set_num_threads(1)
     model, inputs = model_and_inputs(double, single)
-    for _ in range(repeats):
-        torch._dynamo.reset_code_caches()
-        with torch.no_grad():
-            torch.compile(model, backend="dit_cache", fullgraph=True, options={"inner": "eager"})(**inputs)
-    reports = dit_compile.graphs()[-repeats:]
-    seconds = {name: statistics.median(report.seconds[name] for report in reports) for name in reports[0].seconds}
-    seconds["all"] = statistics.median(sum(report.seconds.values()) for report in reports)
+    seconds: dict[str, dict[str, float]] = {}
+    for scope in SCOPES:
+        reports = compile_often(model, inputs, scope, repeats)
+        medians = {name: statistics.median(report.seconds[name] for report in reports) for name in reports[0].seconds}
+        seconds[scope] = medians | {"all": statistics.median(sum(report.seconds.values()) for report in reports)}
 
-    table = Table("pass", "seconds", "goal", title=f"{len(reports[0].blocks)} blocks, {reports[0].nodes} nodes")
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.3f}", f"{GOALS[name]:g}" if name in GOALS else "")
+    graph = {"blocks": len(reports[0].blocks), "nodes": reports[0].nodes}
+    table = Table(
+        "pass",
+        *(f"scope={scope} (s)" for scope in SCOPES),
+        "goal",
+        title="{blocks} blocks, {nodes} nodes".format(**graph),
+    )
+    for name in seconds[SCOPES[0]]:
+        table.add_row(
+            name, *(f"{seconds[scope][name]:.3f}" for scope in SCOPES), f"{GOALS[name]:g}" if name in GOALS else ""
+        )
     Console().print(table)
     if out is not None:
         facts = {"torch": torch.__version__, "device": platform.machine(), "command": " ".join(sys.argv)}
-        out.write_text(json.dumps({**facts, "nodes": reports[0].nodes, "seconds": seconds}, indent=1) + "\n")
+        out.write_text(json.dumps({**facts, **graph, "repeats": repeats, "seconds": seconds}, indent=1) + "\n")
+
+
+def compile_often(model: torch.nn.Module, inputs: dict[str, Any], scope: str, repeats: int) -> list[GraphReport]:
+    """What the backend reports of ``repeats`` compilations."""
+    for _ in range(repeats):
+        torch._dynamo.reset_code_caches()
+        options = {"inner": "eager", "scope": scope}
+        with torch.no_grad():
+            torch.compile(model, backend="dit_cache", fullgraph=True, options=options)(**inputs)
+    return dit_compile.graphs()[-repeats:]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import torch
 from .config import SETTINGS, ConfigError, runtime_layer
 from .debug.report import GraphReport, Reports
 from .debug.summary import print_summary, report_end
-from .forecast import FORECASTERS
-from .policy import POLICIES
+from .plugins import plugin_names
 from .runtime.session import Session
 from .runtime.stats import GenerationStats
 from .runtime.table import SideTable
@@ -69,7 +68,7 @@ def reset(module: torch.nn.Module | None = None) -> None:
 
 
 def _runtime(knobs: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return runtime_layer(knobs, where=where, policies=POLICIES.names(), forecasters=FORECASTERS.names())
+    return runtime_layer(knobs, where=where, **plugin_names(knobs))
 
 
 def configure(**knobs: Any) -> None:

@@ -19,7 +19,6 @@ from .config import CacheConfig, environment_layer, parse_layer, resolve, split_
 from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
-from .forecast import FORECASTERS
 from .passes.batch_rows import find_batch_rows
 from .passes.check_peers import check_peers
 from .passes.extract import duplicate
@@ -30,6 +29,7 @@ from .passes.normalize import normalize
 from .passes.outline import Outliner
 from .passes.plan import Plan, Refusal
 from .passes.plan_region import plan_region
+from .plugins import plugin_names
 from .policy import POLICIES
 from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.rows import RowPlaces
@@ -53,7 +53,7 @@ def dit_cache(
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.
     """
     ours, inductor = split_options(options)
-    names = {"policies": POLICIES.names(), "forecasters": FORECASTERS.names()}
+    names = plugin_names(ours)
     layers = (environment_layer(**names), parse_layer(ours, where="option", **names))
     config = resolve(*layers, process_overrides())
     patches = compiler_options(mode, inductor)
@@ -93,7 +93,7 @@ def _cached(
         dump.refusal(str(refusal))
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal), seconds=watch.seconds))
         raise
-    outliner = Outliner()
+    outliner = Outliner(whole=config.pieces == "segment")
     rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in find_batch_rows(top, plan))
     with watch("outline"):
         top = outliner.outline(top)

@@ -20,8 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dit_compile.config import PRESETS, ConfigError, environment_layer, environment_table, resolve
-from dit_compile.forecast import FORECASTERS
-from dit_compile.policy import POLICIES
+from dit_compile.plugins import plugin_names
 
 app = typer.Typer(
     name="dit-compile",
@@ -152,7 +151,7 @@ def demo(
 def env() -> None:
     """List every DIT_CACHE_* variable: its value now, where that comes from, its default and its meaning."""
     try:
-        rows = environment_table(policies=POLICIES.names(), forecasters=FORECASTERS.names())
+        rows = environment_table(**plugin_names())
     except ConfigError as error:
         _fail(str(error))
     console = Console()
@@ -186,7 +185,7 @@ def _check_settings(preset: str | None) -> None:
     if preset is not None and preset not in PRESETS:
         _fail(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}{_did_you_mean(preset, PRESETS)}")
     try:
-        resolve(environment_layer(policies=POLICIES.names(), forecasters=FORECASTERS.names()))
+        resolve(environment_layer(**plugin_names()))
     except ConfigError as error:
         _fail(str(error))
 

@@ -18,6 +18,7 @@ from .readers import (
     INDICES,
     MASK,
     MASK_NAMES,
+    MODULES,
     NUMBERS,
     RATES,
     Accepts,
@@ -106,6 +107,9 @@ class CacheConfig:
         "cap on what snapshots and probes of one module hold over all sessions; what does not fit lowers the order of "
         "the forecast, then steps are computed")
     dump: str | None = _knob(None, FOLDER, "folder that receives the graphs of every pass", structure=True)
+    pieces: str = _knob("block", choice("block", "segment"),
+        "block: blocks that are alike are compiled once; segment: all skipped blocks are one piece of code, which "
+        "takes longer to compile and spares the host, for small models on fast GPUs", structure=True)
     inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
     summary: bool = _knob(False, FLAG, "1 prints the summary when a generation ends")
@@ -144,6 +148,8 @@ class CacheConfig:
         "up to where prune_relax may raise dbprune's threshold; -1: twice the threshold",
         peer="max_dynamic_prune_threshold")
     delta_boundary: int = _knob(14, number(0), "step from which policy=delta_dit skips the front half, not the rear")
+    plugins: tuple[str, ...] | None = _knob(None, MODULES,
+        "modules to import first, which register policies and forecasters of your own")
     # fmt: on
 
     def __post_init__(self) -> None:

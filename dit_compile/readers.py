@@ -99,6 +99,13 @@ def _read_indices(value: Any) -> tuple[int, ...]:
     return indices
 
 
+def _read_modules(value: Any) -> tuple[str, ...]:
+    names = tuple(map(str.strip, value.split(",") if isinstance(value, str) else value))
+    if not names or not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError
+    return names
+
+
 def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
     pairs = [pair.split(":") for pair in value.split(",")] if isinstance(value, str) else value
     rates = tuple((float(bound), operator.index(int(steps))) for bound, steps in pairs)
@@ -143,4 +150,5 @@ FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)
 MASK = Accepts(
     "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
 )
+MODULES = Accepts("names of Python modules with commas between them", _read_modules)
 FOLDER = Accepts("the path of a folder", _read_folder)

@@ -2,6 +2,9 @@
 
 before:  region_0(h, w1, w2, w3) = [all nodes of blocks 1, 2, 3]
 after:   h = self.block(h, w1); h = self.block(h, w2); h = self.block(h, w3)
+
+With ``whole`` a segment stays one piece: more to compile, but fewer calls for the host and no kernel boundary between
+blocks, which is what counts where the device waits for the host.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ class Outliner:
     subclass metadata; a hash is never trusted alone (equality of the forms is what the dictionary compares).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
         self.pieces: dict[str, GraphModule] = {}
         self.uses: dict[str, list[str]] = {}
         self._outputs: dict[Any, list[int]] = {}
@@ -35,7 +39,7 @@ class Outliner:
         """Replaces every segment of ``top`` by calls of unique pieces (in place) and returns ``top``."""
         segments = {name: module for name, module in top.named_children() if isinstance(module, GraphModule)}
         stretches = {
-            name: [(canonical_form(nodes, exact=True), nodes) for nodes in _stretches(segment)]
+            name: [(canonical_form(nodes, exact=True), nodes) for nodes in self._stretches(segment)]
             for name, segment in segments.items()
         }
         for key, nodes in itertools.chain.from_iterable(stretches.values()):
@@ -69,8 +73,8 @@ class Outliner:
                 graph.erase_node(node)
         return with_dynamo_meta(GraphModule(root, graph, class_name=name), segment)
 
-
-def _stretches(segment: GraphModule) -> list[list[Node]]:
-    """Consecutive nodes of one piece."""
-    nodes = [node for node in segment.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
-    return [list(group) for _, group in itertools.groupby(nodes, key=lambda node: node.meta[PIECE])]
+    def _stretches(self, segment: GraphModule) -> list[list[Node]]:
+        """Consecutive nodes of one piece."""
+        nodes = [node for node in segment.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+        groups = itertools.groupby(nodes, key=lambda node: None if self._whole else node.meta[PIECE])
+        return [list(group) for _, group in groups]

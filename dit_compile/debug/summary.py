@@ -35,7 +35,7 @@ REASONS = {
     "memory_cap": "max_bytes leaves no room for a snapshot",
     "shape_changed": "shape, dtype or device changed",
     "policy_error": "the policy failed, see the log",
-    "non_finite": "the probe was NaN or infinite",
+    "non_finite": "NaN or infinity in the probe or in what would be reused",
     "disabled": "the cache is switched off",
 }
 
@@ -127,19 +127,19 @@ def zero_hit_hint(stats: GenerationStats) -> str | None:
         return None
     length = 1 + max(step.index for step in stats.steps)
     smallest = stats.smallest_threshold()
-    if smallest is not None:
+    reasons = Counter(step.reason for step in stats.steps)
+    if smallest is not None and not reasons["non_finite"]:
         return (
             f"nothing was reused in {length} steps: the smallest difference was {smallest:.4g}, so a "
             f"residual_diff_threshold (DIT_CACHE_RESIDUAL_DIFF_THRESHOLD) above {smallest:.4g} would have hit; "
             f"it is {config.residual_diff_threshold:g}"
         )
-    reasons = Counter(step.reason for step in stats.steps)
     if reasons["memory_cap"]:
         return (
             f"nothing was reused in {length} steps: max_bytes (DIT_CACHE_MAX_BYTES) leaves no room for a snapshot; "
             f"everything would take {format_bytes(stats.bytes_wanted)}"
         )
-    if reasons["warmup"]:
+    if reasons["warmup"] and not reasons["non_finite"]:
         return (
             f"nothing was reused in {length} steps, {config.warmup_steps} of which are warm-up: lower warmup_steps "
             "(DIT_CACHE_WARMUP_STEPS) for runs this short"

@@ -16,6 +16,7 @@ from ..forecast import FORECASTERS, Forecaster
 from ..kernels.probe import probe
 from ..policy import POLICIES, Policy, StepView, Verdict
 from .clock import Position
+from .finite import FiniteChecks
 from .host_read import HostRead
 from .identity import layout
 from .region_call import Group, RegionCall
@@ -80,6 +81,7 @@ class CallStep:
         self._time = time
         self._late_time = late_time
         self._measured: list[Measured] = []
+        self.checks = FiniteChecks()
 
     @property
     def index(self) -> int:
@@ -100,8 +102,6 @@ class CallStep:
             self._decide_with_data(undecided)
         for group in groups:
             self._measure(group)
-        if self.policy.lagged and region == self.graph.regions - 1:
-            self._send_measured()
         return RegionCall(self, groups, places)
 
     def _group(self, region: int, number: int, rows: Rows, entry: Tensor | None, value: Tensor) -> Group:
@@ -154,7 +154,9 @@ class CallStep:
         self.state.diffs[self._shared_key(group)] = SharedDiff(self.index, self.position.branch, group.diff)
         verdict = self._verdict(group, group.diff)
         threshold = self.config.residual_diff_threshold
-        if verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
+        if verdict.reuse and any(map(math.isnan, side_diffs)):
+            verdict = self._non_finite(self.slots(group))
+        elif verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
             verdict = Verdict(False, "input_changed")
         group.verdict = verdict
 
@@ -183,19 +185,13 @@ class CallStep:
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
             group.residual, _ = probe(group.value, group.entry, None)
 
-    def _send_measured(self) -> None:
-        """All that the regions of this call have measured goes to the host in one transfer, read at the next step."""
-        if self._measured:
-            read = HostRead(torch.stack([measured.sums for measured in self._measured]))
-            self.state.measured[self.graph.number, self.position.branch] = (self._measured, read)
-
     def _look_at_last_call(self) -> None:
         """Tells the policy what was measured in the last call of this branch."""
         measured, read = self.state.measured.pop((self.graph.number, self.position.branch), ((), None))
         if read is None:
             return
         self._generation().host_reads += not read.ready()
-        values = read.values()
+        values = read.values()[: 2 * len(measured)]
         pairs = zip(values[::2], values[1::2], strict=True)
         diffs = [changed / before if before else math.nan for changed, before in pairs]
         for one, diff in zip(measured, diffs, strict=True):
@@ -223,8 +219,7 @@ class CallStep:
         slots = self.slots(group)
         if not slots.ring:
             return Verdict(False, slots.emptied)
-        self._learn(group)
-        if self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
+        if not self._learn(group) or (self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0))):
             return self._non_finite(slots)
         verdict = self._ask(self.policy.before, self._view(group), self.config)
         if verdict is None:
@@ -235,7 +230,7 @@ class CallStep:
             self._late_time()
             if self.index != step:
                 return self._verdict_without_data(group)
-        return verdict
+        return self._checked(slots, verdict)
 
     def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:
         """Waits for pairs of sums (what has changed, what there was), and for a timestep that is on its way."""
@@ -245,15 +240,17 @@ class CallStep:
             self._late_time()
         return list(zip(values[::2], values[1::2], strict=True))
 
-    def _learn(self, group: Group) -> None:
-        """Tells the policy by how much the last computed step changed the effect."""
+    def _learn(self, group: Group) -> bool:
+        """Tells the policy by how much the last computed step changed the effect; False: it was not finite."""
         slots = self.slots(group)
         read, slots.change = slots.change, None
-        if read is not None and self.policy.watches_change:
-            self._generation().host_reads += not read.ready()
-            change = relative_change(*read.values())
-            if math.isfinite(change):
-                self.policy.learn(self._view(group), self.config, change)
+        if read is None or not self.policy.watches_change:
+            return True
+        self._generation().host_reads += not read.ready()
+        change = relative_change(*read.values())
+        if math.isfinite(change):
+            self.policy.learn(self._view(group), self.config, change)
+        return all(map(math.isfinite, read.values()))
 
     def _verdict(self, group: Group, diff: float) -> Verdict:
         slots = self.slots(group)
@@ -261,7 +258,29 @@ class CallStep:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             return self._non_finite(slots)
-        return self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
+        verdict = self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
+        return self._checked(slots, verdict)
+
+    def _checked(self, slots: Slots, verdict: Verdict) -> Verdict:
+        """Nothing is reused that is not finite. The transfer began when the region was done, one step ago at least."""
+        if not verdict.reuse:
+            return verdict
+        checks = slots.unchecked()
+        self._generation().host_reads += not all(check.checks.ready() for check in checks)
+        return verdict if all(check.passed() for check in checks) else self._non_finite(slots)
+
+    def measures_streams(self, group: Group) -> bool:
+        """Whether the numbers that the policy gets would show a stream at this step that is not finite."""
+        return self.policy.tap(self.config) in ("residual", "hidden") and group.residual is not None
+
+    def region_done(self, region: int) -> None:
+        """Called when ``region`` has been run or forecast. What this call has to say to the next one leaves for the
+        host in one transfer."""
+        if region == self.graph.regions - 1:
+            measured = [torch.stack([measured.sums for measured in self._measured])] if self._measured else []
+            read = self.checks.send(measured)
+            if measured and read is not None:
+                self.state.measured[self.graph.number, self.position.branch] = (self._measured, read)
 
     def _ask(self, question: Callable[..., Verdict | None], *facts: Any) -> Verdict | None:
         """The policy's answer. A policy that fails costs the step that it was to judge, not the picture."""
@@ -274,11 +293,12 @@ class CallStep:
 
     def _non_finite(self, slots: Slots) -> Verdict:
         slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
-        slots.memory.pop("diff", None)
+        slots.memory.clear()
         if self._first("non_finite"):
             log.warning(
-                "dit_cache: the probe of step %d is NaN, infinite or all zero; such steps are computed. Check latents "
-                "and weights: with the cache off (DIT_CACHE_ENABLED=0) the values are the same",
+                "dit_cache: step %d found a probe that is NaN, infinite or all zero, or a step before it left NaN or "
+                "infinity to be reused; such steps are computed. Check latents, prompts and weights: with the cache "
+                "off (DIT_CACHE_ENABLED=0) the values are the same",
                 self.index,
             )
         return Verdict(False, "non_finite")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..policy import Verdict
 from .budget import Share
+from .finite import total
 from .rows import RowPlaces, Rows, rows_like, take
 from .snapshot import snapshot_bytes
 from .stats import StepStats
@@ -56,6 +57,11 @@ class RegionCall:
 
     def run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
         """The region's outputs, computed or forecast."""
+        outputs = self._run(region, operands, bases)
+        self._call.region_done(self._groups[0].region)
+        return outputs
+
+    def _run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
         device = next(operand.device for operand in operands if isinstance(operand, Tensor))
         groups = self._groups
         computing = [group for group in groups if not group.reuse]
@@ -88,7 +94,7 @@ class RegionCall:
                 self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
         watch.stop()
         for group in self._groups:
-            self._reused(group, watch, len(self._groups))
+            self._reused(group, _of(group, bases) if len(self._groups) > 1 else bases, watch, len(self._groups))
         return outputs
 
     def _mixed(
@@ -118,7 +124,7 @@ class RegionCall:
             self._forecast(group, _of(group, bases), [group.rows.of(output) for output in outputs])
         watch.stop()
         for group in reusing:
-            self._reused(group, watch, len(reusing))
+            self._reused(group, _of(group, bases), watch, len(reusing))
         return outputs
 
     def _forecast(self, group: Group, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
@@ -130,8 +136,11 @@ class RegionCall:
         main = call.graph.mains[group.region] if call.config.forecast_streams == "main" else None
         return call.slots(group).forecast(full, bases, outs, main)
 
-    def _reused(self, group: Group, watch: Stopwatch, parts: int) -> None:
+    def _reused(self, group: Group, bases: Bases, watch: Stopwatch, parts: int) -> None:
         call, slots = self._call, self._call.slots(group)
+        known = [base for base in bases if base is not None]
+        if known and slots.bases is None and not call.measures_streams(group):  # nobody has looked at this step's
+            slots.bases = call.checks.add([total(base) for base in known])
         if call.policy.reference == "previous" and group.residual is not None:
             slots.probe = group.residual
         slots.cached += 1
@@ -159,7 +168,7 @@ class RegionCall:
         if config.max_bytes is not None and granted < due:
             call.state.capped(granted, wanted, config.max_bytes)
         if granted:
-            slots.store(call.index, granted, values, bases, config.snapshot_dtype)
+            slots.store(call.index, granted, values, bases, config.snapshot_dtype, call.checks)
             if call.policy.watches_change:
                 slots.watch_change()
 

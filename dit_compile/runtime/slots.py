@@ -12,6 +12,7 @@ from torch import Tensor
 from ..kernels.probe import probe
 from ..kernels.weighted_sum import weighted_sum
 from .budget import Share
+from .finite import Check, FiniteChecks
 from .host_read import HostRead
 from .side_inputs import SideInputs
 from .snapshot import Snapshot, Stored
@@ -44,22 +45,31 @@ class Slots:
     run: int = 0
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: HostRead | None = None  # of the effect, at the last computed step
+    bases: Check | None = None  # whether what a forecast was added to is finite, until that is known
     share: Share | None = None
 
     def clear(self, why: str = "no_snapshot") -> None:
         """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
-        step, which must be computed."""
-        self.key, self.probe, self.emptied = None, None, why
+        step, which must be computed, unless there was nothing left to free."""
+        self.emptied = why if self.ring else self.emptied
+        self.key, self.probe = None, None
         self.ring.clear()
         self.outputs.clear()
         self.side.clear()
         self.memory.clear()
-        self.change, self.share = None, None
+        self.change, self.bases, self.share = None, None, None
 
     def store(
-        self, step: int, capacity: int, values: Sequence[Tensor], bases: Sequence[Tensor | None], dtype: str = "model"
+        self,
+        step: int,
+        capacity: int,
+        values: Sequence[Tensor],
+        bases: Sequence[Tensor | None],
+        dtype: str = "model",
+        checks: FiniteChecks | None = None,
     ) -> None:
-        """Takes a snapshot of ``values - bases`` (``values`` where there is no base); ``dtype`` is ``snapshot_dtype``.
+        """Takes a snapshot of ``values - bases`` (``values`` where there is no base); ``dtype`` is ``snapshot_dtype``,
+        ``checks`` will know whether it is finite.
 
         Snapshots in other dtypes than the new one, of before a change of the setting, go.
         """
@@ -72,7 +82,8 @@ class Slots:
             room = [Stored.room(value, dtype) for value in values]
         for stored, value, base in zip(room, values, bases, strict=True):
             stored.write(value, base)
-        self.ring.append(Snapshot(step, room))
+        check = None if checks is None else checks.add([stored.total() for stored in room])
+        self.ring.append(Snapshot(step, room, check))
         self.outputs = [Output(value.shape, value.stride(), value.dtype) for value in values]
         self.emptied = "no_snapshot"
 
@@ -113,9 +124,22 @@ class Slots:
             weighted_sum(base, [one.data for one in stored], [weight for weight, _ in terms], out, scales)
         return outs
 
+    def unchecked(self) -> list[Check]:
+        """What must be known to be finite before anything here is reused; asked once.
+
+        The snapshots must. Of what the last forecast was added to, nothing is kept: it is not waited for.
+        """
+        checks = [snap.check for snap in self.ring if snap.check is not None]
+        for snap in self.ring:
+            snap.check = None
+        if self.bases is not None and self.bases.checks.ready():
+            checks.append(self.bases)
+            self.bases = None
+        return checks
+
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""
-        self.ring = [Snapshot(snap.step - step, snap.values) for snap in self.ring if snap.step >= step]
+        self.ring = [Snapshot(snap.step - step, snap.values, snap.check) for snap in self.ring if snap.step >= step]
         self.memory.clear()
         if not self.ring:
             self.clear()

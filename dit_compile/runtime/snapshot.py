@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..kernels.storage import FLOAT8, narrower
 from ..kernels.store import store_residual, store_scaled
+from .finite import Check, total
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
 
@@ -64,6 +65,12 @@ class Stored:
             return self.data.to(dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
 
+    def total(self) -> Tensor:
+        """A number that is finite if all that is stored is (see ``finite.total``)."""
+        if self.scale is None:
+            return total(self.data)
+        return total(self.data.to(torch.float32)) + self.scale
+
     def nbytes(self) -> int:
         tensors = [self.data] if self.scale is None else [self.data, self.scale]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -75,6 +82,7 @@ class Snapshot:
 
     step: int
     values: list[Stored]
+    check: Check | None = None  # whether they are finite, until that is known
 
     def fits(self, values: Sequence[Tensor], setting: str) -> bool:
         """Whether ``values`` would be stored in these dtypes (their shapes are those of the ring)."""

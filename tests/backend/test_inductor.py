@@ -28,6 +28,20 @@ def test_threshold_zero_equals_plain_inductor(name, depth):
 
 
 @torch.no_grad()
+def test_the_skipped_blocks_as_one_piece():
+    model = build(Toy, depth=4)
+    options = {"policy": "mask", "step_mask": "110", "pieces": "segment", "warmup_steps": 0}
+    compiled = torch.compile(model, backend="dit_cache", options=options)
+    before = torch._dynamo.utils.counters["dit_cache"]["pieces"]
+    outs = [compiled(latents(seed=step), torch.full((2,), 900.0 - step)) for step in range(3)]
+    assert torch._dynamo.utils.counters["dit_cache"]["pieces"] - before == 3
+    for step in range(2):
+        expected = model(latents(seed=step), torch.full((2,), 900.0 - step))
+        torch.testing.assert_close(outs[step], expected, atol=1e-5, rtol=1e-5)
+    assert dit_compile.stats(model)[-1].reused == 1
+
+
+@torch.no_grad()
 def test_reused_steps_and_a_new_resolution():
     model = build(Toy)
     compiled = torch.compile(

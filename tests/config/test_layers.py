@@ -58,6 +58,7 @@ def test_defaults() -> None:
         "num_steps": None,
         "scope": "chain",
         "dump": None,
+        "pieces": "block",
         "inner": "inductor",
         "snapshot_dtype": "model",
         "max_bytes": None,
@@ -78,6 +79,7 @@ def test_defaults() -> None:
         "prune_relax": 0.0,
         "prune_relax_limit": -1,
         "delta_boundary": 14,
+        "plugins": None,
     }
 
 
@@ -195,7 +197,7 @@ def test_runtime_layers_keep_the_structure_and_merge(layers: list[dict[str, Any]
 
 
 def test_structure() -> None:
-    assert {"fn", "bn", "scope", "inner", "dump", "probe", "teacache_tap"} == STRUCTURE
+    assert {"fn", "bn", "scope", "pieces", "inner", "dump", "probe", "teacache_tap"} == STRUCTURE
     for name in STRUCTURE:
         with pytest.raises(ConfigError) as caught:
             session(**{name: 2})

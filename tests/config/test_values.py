@@ -50,6 +50,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "snapshot_dtype": st.sampled_from(["model", "bfloat16", "float8"]),
     "max_bytes": st.none() | st.integers(1, 10**20),
     "dump": st.none() | st.from_regex(r"/[a-z0-9/ _.-]{0,20}[a-z]", fullmatch=True),
+    "pieces": st.sampled_from(["block", "segment"]),
     "inner": st.sampled_from(["inductor", "aot_eager", "eager"]),
     "summary": st.booleans(),
     "step_mask": st.none() | st.text("01", min_size=1, max_size=60),
@@ -68,6 +69,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "prune_relax": st.floats(0, allow_nan=False, allow_infinity=False),
     "prune_relax_limit": st.floats(-1, allow_nan=False, allow_infinity=False),
     "delta_boundary": st.integers(0, 10**6),
+    "plugins": st.none() | st.lists(NAME, min_size=1, max_size=3).map(tuple),
 }
 LAYERS = st.fixed_dictionaries({}, optional=STORED)
 
@@ -128,6 +130,7 @@ READ = [
     ("step_mask", (True, False), "10"),
     ("step_mask", " Ultra ", "ultra"),
     ("step_mask", None, None),
+    ("plugins", "mine, some.package", ("mine", "some.package")),
     ("snapshot_dtype", "Float8", "float8"),
     ("max_bytes", "1", 1),
     ("max_bytes", 123, 123),
@@ -198,6 +201,7 @@ REFUSED = [
     ("dump", 3, "expected the path of a folder, or unset"),
     ("dump", " ", "expected the path of a folder, or unset"),
     ("dump", b"/graphs", "expected the path of a folder, or unset"),
+    ("pieces", "blocks", "expected block or segment; did you mean 'block'?"),
     ("inner", "induktor", "expected inductor, aot_eager or eager; did you mean 'inductor'?"),
     ("step_mask", "", MASK),
     ("step_mask", [], MASK),
@@ -206,6 +210,8 @@ REFUSED = [
     ("step_mask", 1101, MASK),
     ("step_mask", "fats", f"{MASK}; did you mean 'fast'?"),
     ("interval", 0, "expected an integer >= 1"),
+    ("plugins", "my module", "expected names of Python modules with commas between them, or unset"),
+    ("plugins", ",", "expected names of Python modules with commas between them, or unset"),
     ("probe", "residuals", "expected residual or hidden; did you mean 'residual'?"),
     ("downsample_factor", 0, "expected an integer >= 1"),
     ("max_accumulated_diff", -2, "expected a finite number >= -1"),

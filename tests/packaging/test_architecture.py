@@ -26,10 +26,11 @@ ALLOWED = {
     "passes": {"passes"},
     "policy": {"policy", "config", "registry"},
     "forecast": {"forecast", "config", "registry"},
+    "plugins": {"plugins", "policy", "forecast", "config", "readers"},
     "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry"},
 }
 APPLICATIONS = {"cli", "demo"}
-NO_TORCH = {"readers", "config", "registry", "policy", "forecast"}
+NO_TORCH = {"readers", "config", "registry", "policy", "forecast", "plugins"}
 
 # Families of diffusers transformers and the names of their block lists: the graph is read, never the model.
 MODEL_WORDS = frozenset(

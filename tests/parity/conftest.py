@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from parity_support.cases import Case
     from parity_support.config import Trace
     from parity_support.generation import Studio
+    from parity_support.peer import Peer
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -54,20 +55,26 @@ def workshop(studio: Studio) -> Iterator[Workshop]:
 
 
 @pytest.fixture(scope="session")
-def peer_trace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Trace]:
-    """What cache-dit does with a case. The first question starts all cases of both versions, side by side."""
+def peers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Peer]:
+    """Both versions of cache-dit, each with all the cases that it will be asked for."""
     from parity_support.cases import CASES
     from parity_support.drawn import drawn_cases
-    from parity_support.peer import Peer, PeerUnavailable
+    from parity_support.peer import Peer
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # all workers' own
     cases = [*CASES, *drawn_cases()]
-    peers = {
+    return {
         version: Peer(version, folder / f"cache-dit-{version}", [case.job for case in cases if case.version == version])
         for version in sorted({case.version for case in cases})
     }
+
+
+@pytest.fixture(scope="session")
+def peer_trace(peers: dict[str, Peer]) -> Callable[[Case], Trace]:
+    """What cache-dit does with a case. The first question starts all cases of both versions, side by side."""
+    from parity_support.peer import PeerUnavailable
 
     def trace(case: Case) -> Trace:
         for peer in peers.values():

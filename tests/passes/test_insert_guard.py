@@ -15,11 +15,11 @@ from dit_compile.passes.plan_region import plan_region
 INPUTS = (latents(), torch.full((2,), 500.0))
 
 
-def transform(gm, front=1, back=0, scope="chain"):
+def transform(gm, front=1, back=0, scope="chain", whole=False):
     normalize(gm)
     chain = find_blocks(gm)
     plan = plan_region(gm, chain, front=front, back=back, scope=scope)
-    outliner = Outliner()
+    outliner = Outliner(whole=whole)
     return outliner.outline(insert_guard(gm, plan)), outliner, plan
 
 
@@ -68,16 +68,17 @@ def forward(step, l_t_, l_x_, *weights[52]):
 
 @pytest.mark.parametrize("cls", [Toy, TwoStreams, Hoisting, LongSkips, PassThrough])
 @pytest.mark.parametrize(("front", "back"), [(1, 0), (2, 1), (1, 3)])
-def test_computes_what_the_model_computes(cls, front, back, capture):
+@pytest.mark.parametrize("whole", [False, True])
+def test_computes_what_the_model_computes(cls, front, back, whole, capture):
     model = build(cls)
     gm = capture(model, *INPUTS)
-    top, _, _ = transform(gm, front, back)
+    top, _, _ = transform(gm, front, back, whole=whole)
     places = [n for n in gm.graph.nodes if n.op == "placeholder"]
     assert [n.name for n in top.graph.nodes if n.op == "placeholder"][1:] == [n.name for n in places]
     seen = []
 
     def backend(graph, example_inputs):
-        top, _, _ = transform(graph, front, back)
+        top, _, _ = transform(graph, front, back, whole=whole)
 
         def forward(*args):
             seen.append(len(args))
@@ -95,6 +96,13 @@ def test_identical_blocks_are_one_piece(capture):
     _, outliner, _ = transform(capture(build(Toy), *INPUTS))
     assert outliner.uses["blocks_0"] == [f"blocks_{i}" for i in range(6)]
     assert sorted(outliner.pieces) == ["blocks_0", "front_glue_0", "tail_glue_0"]
+
+
+def test_a_whole_segment_is_one_piece(capture):
+    _, outliner, _ = transform(capture(build(Toy), *INPUTS), back=2, whole=True)
+    assert list(outliner.uses.values()) == [["front_glue_0"], ["blocks_1"], ["blocks_4"]]
+    region = outliner.pieces["blocks_1"]
+    assert sum(node.target is torch.nn.functional.gelu for node in region.graph.nodes) == 3
 
 
 def test_pieces_keep_what_aot_autograd_must_know(capture):

@@ -5,6 +5,7 @@ import torch
 from toys import Prompted, Toy, build, compile_toy, latents
 
 import dit_compile
+from dit_compile.runtime.finite import FiniteChecks
 from dit_compile.runtime.host_read import HostRead
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
@@ -20,20 +21,44 @@ DBCACHE = {
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts transfers begun and waited for."""
+    """Counts transfers begun and waited for, but for those that look for NaN in snapshots: see ``checks``."""
     seen = {"made": 0, "waited": 0}
     init, values = HostRead.__init__, HostRead.values
 
     def counting_init(self, *tensors):
-        seen["made"] += 1
+        seen["made"] += not isinstance(self, CheckRead)
         init(self, *tensors)
 
     def counting_values(self):
-        seen["waited"] += 1
+        seen["waited"] += not isinstance(self, CheckRead)
         return values(self)
 
+    monkeypatch.setattr("dit_compile.runtime.finite.HostRead", CheckRead)
     monkeypatch.setattr(HostRead, "__init__", counting_init)
     monkeypatch.setattr(HostRead, "values", counting_values)
+    return seen
+
+
+class CheckRead(HostRead):
+    """The transfer of ``FiniteChecks``."""
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """Counts the transfers that look for NaN in what may be reused, and the questions to them."""
+    seen = {"made": 0, "asked": 0}
+    send, value = FiniteChecks.send, FiniteChecks.value
+
+    def counting_send(self, others=()):
+        seen["made"] += bool(self._sums)
+        return send(self, others)
+
+    def counting_value(self, place):
+        seen["asked"] += 1
+        return value(self, place)
+
+    monkeypatch.setattr(FiniteChecks, "send", counting_send)
+    monkeypatch.setattr(FiniteChecks, "value", counting_value)
     return seen
 
 
@@ -166,13 +191,44 @@ def test_dbcache_honours_the_warm_up_of_a_generation_that_is_noticed_late(reques
     assert same(got[1], wanted[1])
 
 
+def first_reuses(stats):
+    """Steps that reuse right after a computed step of their branch."""
+    reused = {(step.index, step.branch) for step in stats.steps if step.action == "reuse"}
+    return sum((index - 1, branch) not in reused for index, branch in reused)
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("policy", ["dbcache", "interval"])
+def test_a_computed_step_is_looked_at_for_nan_once(policy, branches, checks):
+    """A transfer for each computed call and for each forecast that nothing was measured for; a question to each."""
+    model = compile_toy(build(Prompted), **{**DBCACHE, "policy": policy}, interval=3)
+    generate(model, 1, prompts(1, branches))
+    stats = dit_compile.stats(model)[-1]
+    computed, reused = (sum(s.action == action for s in stats.steps) for action in ("compute", "reuse"))
+    assert computed and reused
+    blind = reused if policy == "interval" else 0
+    assert checks["made"] == computed + blind
+    assert 0 < checks["asked"] <= computed + blind
+
+
+def test_interval_waits_once_for_each_computed_step_that_it_reuses(device_timesteps, monkeypatch):
+    """Nothing is ready until it is waited for; ``num_steps`` makes that the only reason to wait."""
+    model = compile_toy(build(Prompted), policy="interval", interval=3, warmup_steps=2, num_steps=8)
+    generate(model, 1, prompts(1))
+    stats = dit_compile.stats(model)[-1]
+    assert [step.action[0] for step in stats.steps] == list("cccrrcrr")
+    assert stats.host_reads == first_reuses(stats) == 2
+
+
 @pytest.mark.parametrize("branches", [1, 2])
 def test_interval_is_exact_with_late_timesteps_when_the_prompt_changes(branches, request):
     options = {"policy": "interval", "interval": 3, "warmup_steps": 2, "forecast": "taylorseer", "taylor_order": 1}
     generations = [(seed, prompts(seed, branches), TIMES[:length]) for seed, length in enumerate(CUTS)]
     wanted, got, stats = compare_with_host_timesteps(options, generations, request)
     assert [same(mine, theirs) for mine, theirs in zip(got, wanted, strict=True)] == [True] * len(CUTS)
-    assert sum(s.host_reads for s in stats) <= 2 * len(CUTS)  # only around the changes of generations
+    # only around the changes of generations, and once for each computed step that is reused: is it finite?
+    assert sum(s.host_reads for s in stats) <= 2 * len(CUTS) + sum(map(first_reuses, stats))
+    assert sum(s.reused for s in stats) > sum(map(first_reuses, stats)) > 0
 
 
 @pytest.mark.parametrize("policy", ["dbcache", "interval", "mask"])

@@ -11,6 +11,7 @@ Forecast = Literal["reuse", "taylorseer", "newton"]
 Scope = Literal["chain", "container"]
 StreakRule = Literal["1.5.3", "1.0.14"]
 Place = tuple[int, int]  # (branch, region)
+FOCA_SCHEDULE = "cccrrrcrrrcrrr"  # computed and reused steps
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from parity_support.config import Knobs, Trace
@@ -29,7 +30,7 @@ class Peer:
         self.version, self.folder = version, folder
         self._jobs = list(dict.fromkeys(jobs))
         self._worker = ThreadPoolExecutor(max_workers=1)
-        self._answer: Future[dict[Job, Trace]] | None = None
+        self._answer: Future[dict[str, Any]] | None = None
 
     def start(self) -> None:
         """Begin in the background, once."""
@@ -37,11 +38,20 @@ class Peer:
             self._answer = self._worker.submit(self._run)
 
     def trace(self, knobs: Knobs, branches: int) -> Trace:
+        traces: dict[Job, Trace] = self._reply()["traces"]
+        return traces[knobs, branches]
+
+    def foca(self) -> list[float]:
+        """Its FoCa's forecasts for ``FOCA_SCHEDULE`` on a straight line."""
+        forecasts: list[float] = self._reply()["foca"]
+        return forecasts
+
+    def _reply(self) -> dict[str, Any]:
         self.start()
         assert self._answer is not None
-        return self._answer.result()[knobs, branches]
+        return self._answer.result()
 
-    def _run(self) -> dict[Job, Trace]:
+    def _run(self) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
         answer = self.folder / "answer.pt"
         with open(self.folder / "lock", "w") as lock:
@@ -51,24 +61,32 @@ class Peer:
         reply = torch.load(answer, weights_only=False)
         if reply["version"] != self.version:
             raise RuntimeError(f"asked for cache-dit {self.version}, ran {reply['version']}")
-        return dict(zip(self._jobs, reply["traces"], strict=True))
+        return {**reply, "traces": dict(zip(self._jobs, reply["traces"], strict=True))}
 
     def _ask(self, answer: Path) -> None:
         request = self.folder / "request.pt"
         torch.save(self._jobs, request)
-        paths = [
-            *package_path(self.version, self.folder),
-            str(Path(__file__).parents[1]),
-            os.environ.get("PYTHONPATH", ""),
-        ]
-        result = subprocess.run(
-            [sys.executable, "-m", "parity_support.peer_worker", str(request), str(answer)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CACHE_DIT_LOG_LEVEL": "ERROR"},
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode:
-            raise RuntimeError(f"cache-dit {self.version} failed:\n{result.stderr[-4000:]}")
+        ask(self.version, self.folder, "parity_support.peer_worker", request, answer)
+
+
+def ask(version: str, folder: Path, worker: str, *arguments: Path) -> None:
+    """Runs the module ``worker`` in a process of its own, with cache-dit ``version`` and what lies in tests/helpers.
+
+    Raises:
+        PeerUnavailable: that version is not here and cannot be installed into ``folder``.
+        RuntimeError: the worker failed.
+    """
+    tests = Path(__file__).parents[2]
+    paths = [*package_path(version, folder), str(tests / "parity"), str(tests / "helpers")]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    result = subprocess.run(
+        [sys.executable, "-m", worker, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CACHE_DIT_LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise RuntimeError(f"cache-dit {version} failed:\n{result.stderr[-4000:]}")
 
 
 def package_path(version: str, folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """Runs cache-dit on the bundled model, in a process of its own that ``peer.py`` starts for one version.
 
 ``python -m parity_support.peer_worker REQUEST ANSWER``: REQUEST is a pickled ``list[tuple[Knobs, int]]`` (knobs and
-branches), ANSWER will be ``{"version": str, "traces": list[Trace]}``.
+branches), ANSWER will be ``{"version": str, "traces": list[Trace], "foca": list[float] | None}``, the last what its
+FoCa forecasts for ``FOCA_SCHEDULE``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import cache_dit
 import torch
 from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern, TaylorSeerCalibratorConfig
 from diffusers import FluxPipeline
-from parity_support.config import Knobs, Trace
+from parity_support.config import FOCA_SCHEDULE, Knobs, Trace
 from parity_support.generation import Studio
 
 
@@ -70,12 +71,28 @@ def run(studio: Studio, knobs: Knobs, branches: int) -> Trace:
     return trace
 
 
+def foca_on_a_line() -> list[float] | None:
+    """The forecasts of the reused steps where the value of step t is t; None before there was a FoCa."""
+    try:
+        from cache_dit.caching.cache_contexts.calibrators.foca import FoCaState
+    except ImportError:
+        return None
+    state, forecasts = FoCaState(), []
+    for step, action in enumerate(FOCA_SCHEDULE):
+        state.mark_step_begin()
+        if action == "c":
+            state.update(torch.tensor(float(step), dtype=torch.float64))
+        else:
+            forecasts.append(state.approximate().item())
+    return forecasts
+
+
 def main(request: Path, answer: Path) -> None:
     torch.set_num_threads(1)
     studio = Studio()
     jobs: list[tuple[Knobs, int]] = torch.load(request, weights_only=False)
     traces = [run(studio, knobs, branches) for knobs, branches in jobs]
-    torch.save({"version": cache_dit.__version__, "traces": traces}, answer)
+    torch.save({"version": cache_dit.__version__, "traces": traces, "foca": foca_on_a_line()}, answer)
 
 
 if __name__ == "__main__":
