@@ -30,7 +30,8 @@ decibels do not.
 * **{choosing} prompts chose** the presets, **{held_out} others are reported**, each with a seed of its own, in 28 and
   50 steps, at guidance 1 (one branch) and 2 (two branches).
 * Three rounds: every policy with every forecaster draws {screened} of the choosing prompts ({screen}); the DBCache
-  settings on the Pareto front of that draw all of them ({chose}); presets and rivals draw the prompts held out.
+  settings on the Pareto front of that draw all of them ({chose});
+  presets and rivals draw the prompts held out.
 * **Rivals**: fewer steps, computed in full; repeating the model's whole output for every second to fourth step (in 28
   steps, every second is the very schedule of 14 steps); and [cache-dit](https://github.com/vipshop/cache-dit)
   {cache_dit} in an environment of its own on the same model. *At equal cost* means on straight lines between a rival's
@@ -46,12 +47,13 @@ PRESETS_TEXT = """\
 ## Presets
 
 Of the DBCache settings in the second round, a preset is the one with the highest PSNR among those that run at most a
-given share of all blocks, on average over its scenes: {limits}. Only DBCache stood for election: schedules that look
-at no data fit the model at hand or do not, and its guard notices.
+given share of all blocks, on average over its scenes: {limits}.
+Only DBCache stood for election: schedules that look at no data fit the model at hand or do not, its guard notices.
 
 {names}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
-is as cheap):
+is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so between these two only the
+forecaster differs:
 
 {rows}
 ![Cost against PSNR: the first round, and the prompts held out in four panels](images/{plot})
@@ -60,7 +62,9 @@ is as cheap):
 PAIRS_TEXT = """\
 ## Every policy with every forecaster
 
-Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's operating points.
+Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
+points. The last step changes the picture most: whoever reuses it loses several decibels, which a guard notices and a
+count does not. Without a forecast (`reuse`) no policy is worth its blocks here.
 
 {rows}"""
 
@@ -117,7 +121,10 @@ def preset_rows(ways: Ways) -> Iterable[list[str]]:
                 best = all(rival is None or figures[quality] > rival for rival in rivals)
                 own = f"{figures[quality]:.{digits}f}"
                 cells += [f"**{own}**" if best else own]
-                cells += ["none" if rival is None else f"{rival:.{digits}f}" for rival in rivals]
+                drawn = [points(ways, scene, family) for family in (FEWER, PEER)]
+                missing = ["none" if rival else "not drawn" for rival in drawn]
+                pairs = zip(rivals, missing, strict=True)
+                cells += [why if rival is None else f"{rival:.{digits}f}" for rival, why in pairs]
             yield cells
 
 
@@ -157,7 +164,7 @@ def page(data: Mapping[str, Any]) -> str:
     counts = {part.replace(" ", "_"): len(prompts) for part, prompts in data["prompts"].items()}
     screen = SCREEN.name.partition(", ")[2]
     rounds = {"screened": len(SCREEN.prompts), "screen": screen}
-    rounds["chose"] = "; ".join(scene.name.partition(", ")[2] for scene in CHOOSING)
+    rounds["chose"] = ", ".join(f"{scene.steps} steps / {scene.guidance:g}" for scene in CHOOSING)
     columns = [
         f"{quality} {rival}".strip() for quality in ("PSNR", "SSIM") for rival in ("", "fewer steps", "cache-dit")
     ]

@@ -43,7 +43,7 @@ def save_plot(ways: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     with plt.rc_context(LOOK):
         figure = plt.figure(figsize=(11, 13))
         grid = figure.add_gridspec(
-            3, 2, height_ratios=(1.15, 1, 1), hspace=0.34, wspace=0.1, left=0.065, right=0.985, top=0.965, bottom=0.045
+            3, 2, height_ratios=(1.15, 1, 1), hspace=0.34, wspace=0.08, left=0.065, right=0.985, top=0.965, bottom=0.045
         )
         _first_round(figure.add_subplot(grid[0, :]), ways)
         left: dict[int, Axes] = {}
@@ -58,7 +58,7 @@ def save_plot(ways: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             for family, look in FAMILIES.items()
         ]
         handles.append(Line2D([], [], label="preset", **{**STAR, "markersize": 14}))
-        figure.legend(handles=handles, loc="center", ncols=5, frameon=False, bbox_to_anchor=(0.525, 0.617))
+        figure.legend(handles=handles, loc="center", ncols=5, frameon=False, bbox_to_anchor=(0.525, 0.644))
         figure.savefig(path, dpi=120, metadata={"Software": None})
         plt.close(figure)
 
@@ -66,7 +66,8 @@ def save_plot(ways: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("cost: blocks executed, in full steps")
-    axes.set_ylabel("PSNR to the uncached picture (dB)")
+    if axes.get_subplotspec().colspan.start == 0:
+        axes.set_ylabel("PSNR to the uncached picture (dB)")
 
 
 def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,14 +76,10 @@ def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
     _title(axes, f"Every policy with every forecaster: {len(SCREEN.prompts)} prompts, {SCREEN.name.partition(', ')[2]}")
     axes.plot(*zip(*front(fewer.values()), strict=True), linewidth=1.2, **FAMILIES[FEWER])
     axes.plot(*zip(*front(ours.values()), strict=True), color=ACCENT, linewidth=1.2, alpha=0.5)
-    for policy, operating in POLICIES.items():
-        for forecast, colour in COLOURS.items():
-            drawn = [ours[name] for point in operating if (name := f"{policy} {point} {forecast}") in ours]
-            if drawn:
-                thin = MARKERS[policy] in "|_"
-                look = {"markersize": 10, "markeredgewidth": 2} if thin else {"markersize": 7, **RIM}
-                look |= {"linestyle": "", "color": colour, "marker": MARKERS[policy], "alpha": 0.9}
-                axes.plot(*zip(*drawn, strict=True), **look)
+    for name, place in ours.items():
+        marker = MARKERS[ways[name]["settings"]["policy"]]
+        look = {"markersize": 10, "markeredgewidth": 2} if marker in "|_" else {"markersize": 7, **RIM}
+        axes.plot(*place, marker=marker, color=COLOURS[name.rpartition(" ")[2]], alpha=0.9, **look)
     shape = {"linestyle": "", "color": INK, "markersize": 7}
     policies = [
         Line2D([], [], marker=marker, markeredgewidth=2 if marker in "|_" else 0, label=policy, **shape)
