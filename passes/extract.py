@@ -15,15 +15,13 @@ def extract(
 ) -> tuple[GraphModule, list[Node]]:
     """Copies ``nodes`` into a new module that returns the tuple ``outputs``.
 
-    Returns the module and the nodes of ``gm`` to call it with, in the order of its placeholders: values in order of
-    first use, then the shape symbols that occur inside, because compiled code must be able to compute every size.
+    Returns the module and the nodes of ``gm`` to call it with (see ``inputs_of``), in the order of its placeholders.
 
     Dynamo's notes to AOTAutograd travel along (``dynamo_compile_id``, ``_param_name_to_source``, ``_dynamo_source``,
     ``tensor_dict``): without them every weight would count as an input that changes.
     """
     nodes = list(nodes)
-    inputs = [node for node in external_inputs(nodes) if node.op != "get_attr"]
-    inputs += [node for node in _symbol_inputs(gm, [*inputs, *nodes]) if node not in inputs]
+    inputs = inputs_of(gm, nodes)
     graph = Graph()
     env: dict[Node, Node] = {}
     for node in inputs:
@@ -35,6 +33,14 @@ def extract(
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[node] for node in outputs))
     return with_dynamo_meta(GraphModule(gm, graph, class_name=name), gm), inputs
+
+
+def inputs_of(gm: GraphModule, nodes: Iterable[Node]) -> list[Node]:
+    """What a module of ``nodes`` must be given: values in order of first use, then the shape symbols that occur inside,
+    because compiled code must be able to compute every size."""
+    nodes = list(nodes)
+    inputs = [node for node in external_inputs(nodes) if node.op != "get_attr"]
+    return inputs + [node for node in _symbol_inputs(gm, [*inputs, *nodes]) if node not in inputs]
 
 
 def duplicate(gm: GraphModule) -> GraphModule:

@@ -16,7 +16,7 @@ from typing import Any
 from torch.fx import Graph, GraphModule, Node
 
 from .canonical import canonical_form
-from .extract import extract, placeholder_like, with_dynamo_meta
+from .extract import extract, inputs_of, placeholder_like, with_dynamo_meta
 from .facts import external_outputs
 from .insert_guard import PIECE
 
@@ -57,11 +57,12 @@ class Outliner:
         env = {node: placeholder_like(graph, node) for node in segment.graph.nodes if node.op == "placeholder"}
         for key, nodes in stretches:
             outputs = [nodes[i] for i in self._outputs[key]]
-            piece, inputs = extract(segment, nodes, outputs, "piece")
+            inputs = inputs_of(segment, nodes)
             unique = self._names.setdefault(key, nodes[0].meta[PIECE])
-            module = self.pieces.setdefault(unique, piece)
+            if unique not in self.pieces:
+                self.pieces[unique], _ = extract(segment, nodes, outputs, "piece")
             self.uses.setdefault(unique, []).append(nodes[0].meta[PIECE])
-            setattr(root, unique, module)
+            setattr(root, unique, self.pieces[unique])
             result = graph.call_module(unique, tuple(env[node] for node in inputs))
             for i, node in enumerate(outputs):
                 env[node] = graph.call_function(operator.getitem, (result, i))

@@ -127,6 +127,8 @@ class CachedGraph:
             state.clear(graph, branch, "absent")  # never forecast over a gap, and hold nothing for what may not return
         if position.new_prompt:
             state.clear(self.number, position.branch)  # never forecast one prompt from the snapshots of another
+        if position.settled is not None:
+            state.drop_before(position.branch, position.settled)
         time = None
         if isinstance(timestep, Tensor) and not host:
             time = HostRead(_largest(timestep))

@@ -37,7 +37,7 @@ class Position:
 
     ``certain`` is False when only the timestep, not yet read, can exclude a new generation. ``shapes`` are those of the
     conditioning: a branch whose prompt changes its length cannot go on with its snapshots. ``left`` is known when a
-    step begins, for only then is the one before it complete.
+    step begins, for only then is the one before it complete. Snapshots from before ``settled`` are another prompt's.
     """
 
     step: int
@@ -47,6 +47,7 @@ class Position:
     shapes: tuple[object, ...] = ()
     new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
     left: tuple[tuple[int, int], ...] = ()  # (graph, branch) of the step before last that the last step did without
+    settled: int | None = None  # at this step another prompt took over, as is known only now
 
 
 @dataclass
@@ -54,6 +55,8 @@ class _Branch:
     conditioning: Fingerprint = ()
     stable: bool = False  # seen with the same conditioning at two steps
     context: str | None = None  # None also for the very first call: the name was said before anybody listened
+    since: int = 0  # the step at which this conditioning was first seen
+    took_over: bool = False  # from another, and has not come back yet: its tensors may be new ones at every step
 
     def has_prompt_of(self, call: Call) -> bool:
         named_alike = self.context == call.context or self.context is None or call.context is None
@@ -84,6 +87,7 @@ class Clock:
     _shape: object = None
     _calls: int = 0
     _trust_latents: bool = True
+    _lasting: set[int] = field(default_factory=set)  # graphs whose prompts were seen to last, kept over generations
 
     def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
         """Places ``call`` and remembers it."""
@@ -104,10 +108,11 @@ class Clock:
         branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
         changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
-        new_prompt = changed and (holder.stable or holder.context != call.context)  # type: ignore[union-attr]
-        self._remember(call, branch, shape)
+        lasts = call.graph in self._lasting
+        new_prompt = changed and (holder.stable or lasts or holder.context != call.context)  # type: ignore[union-attr]
+        settled = self._remember(call, branch, shape)
         shapes = tuple(tensor.shape for tensor in call.conditioning)
-        return Position(self.step, branch, new_generation, certain, shapes, new_prompt, left)
+        return Position(self.step, branch, new_generation, certain, shapes, new_prompt, left, settled)
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -122,6 +127,8 @@ class Clock:
         if jumped:
             self._times = _Times()
             self.step -= step
+            for facts in self._branches.values():
+                facts.since -= step
         self._observe(time)
         return jumped
 
@@ -225,14 +232,24 @@ class Clock:
         free = (b for b in range(len(self._seen | self._branches) + 1) if b not in self._seen)
         return next(b for b in free if b not in self._branches or self._branches[b].context == call.context)
 
-    def _remember(self, call: Call, branch: int, shape: object) -> None:
+    def _remember(self, call: Call, branch: int, shape: object) -> int | None:
+        """Returns what ``Position`` calls ``settled``."""
+        settled = None
         holder = self._branches.get(branch)
         if holder is not None and holder.has_prompt_of(call):
             holder.stable = bool(call.conditioning)
+            if holder.stable and holder.since < self.step:
+                settled = holder.since if holder.took_over else None
+                holder.took_over = False
+                self._lasting.add(call.graph)
         else:
-            self._branches[branch] = _Branch(fingerprint(call.conditioning), context=call.context)
+            if holder is not None and holder.took_over:
+                self._lasting.discard(call.graph)  # twice in a row: new tensors at every step
+            prompt = fingerprint(call.conditioning)
+            self._branches[branch] = _Branch(prompt, False, call.context, self.step, holder is not None)
         self._seen.setdefault(branch, set()).add(call.graph)
         self._moving = fingerprint(call.moving)
         self._timestep = TensorId(call.timestep) if call.timestep is not None else None
         self._shape = shape
         self._calls += 1
+        return settled

@@ -13,7 +13,8 @@ from model_table import PAGE, line, row
 
 BY_NAME = {spec.name: spec for spec in MODELS}
 THROUGH_INDUCTOR = (
-    "AuraFlowTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel",
+    "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
 )  # fmt: skip
 
 

@@ -56,7 +56,11 @@ def line(cells: Sequence[str]) -> str:
 def page(version: str, rows: Sequence[tuple[str, ...]], left_out: Mapping[str, str]) -> str:
     cached = sum(cells[7] == "cached" for cells in rows)
     head = [line(HEADINGS), "|" + " --- |" * len(HEADINGS)]
-    summary = f"{cached} of {len(rows)} rows are cached.\n\n"
+    classes = {cells[0].split(" (")[0] for cells in rows}
+    found = {cells[0].split(" (")[0] for cells in rows if cells[7] == "cached"}
+    summary = (
+        f"{cached} of {len(rows)} rows are cached, and {len(found)} of {len(classes)} classes in at least one.\n\n"
+    )
     ends = ["", "Left out, because there is nothing to cache from step to step:", ""]
     ends += [f"- `{name}`: {why}." for name, why in sorted(left_out.items())]
     return INTRODUCTION.format(version=version) + summary + "\n".join([*head, *map(line, rows), *ends]) + "\n"

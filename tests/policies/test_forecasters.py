@@ -3,6 +3,7 @@
 All arithmetic here is exact (fractions), except for the weights under test, which are float64.
 """
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -173,22 +174,24 @@ def test_order_zero_is_reuse(steps, ahead):
 
 
 class Mutant:
-    """A forecaster that is right but for the step that it believes to predict or the gaps that it sees."""
+    """A forecaster that is right but for the step that it believes to predict, the gaps that it sees, or the snapshots
+    that get its weights."""
 
-    def __init__(self, name, now=lambda steps, now: now, seen=lambda steps: steps):
-        self._real, self._now, self._seen = FORECASTERS[name](), now, seen
+    def __init__(self, name, now=lambda steps, now: now, seen=lambda steps: steps, given=lambda weights: weights):
+        self._real, self._now, self._seen, self._given = FORECASTERS[name](), now, seen, given
 
     def snapshots(self, config):
         return self._real.snapshots(config)
 
     def weights(self, steps, now, config):
-        return self._real.weights(self._seen(steps), self._now(steps, now), config)
+        return self._given(self._real.weights(self._seen(steps), self._now(steps, now), config))
 
 
 MISTAKES = {
     "sign": lambda name: Mutant(name, now=lambda steps, now: 2 * steps[-1] - now),
     "one short": lambda name: Mutant(name, now=lambda steps, now: now - 1),
     "one far": lambda name: Mutant(name, now=lambda steps, now: now + 1),
+    "swapped": lambda name: Mutant(name, given=lambda weights: [*weights[:-2], *weights[:-3:-1]]),
     "nominal gaps": lambda name: Mutant(name, seen=lambda steps: [steps[-1] - 2 * i for i in range(len(steps))][::-1]),
 }
 
@@ -202,3 +205,17 @@ def test_mistakes_of_sign_horizon_and_gap_are_noticed_on_a_line(name, mistake, s
     now = steps[-1] + ahead
     assert close(predict(name, steps, steps, now, 1), now, [now])
     assert not close(predict(name, steps, steps, now, 1, MISTAKES[mistake](name)), now, [now])
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("order", [2, 3])
+@given(data=st.data(), ahead=AHEAD)
+def test_newton_of_a_higher_order_notices_them_on_its_power(order, mistake, data, ahead):
+    steps = data.draw(uneven_steps(least=order + 1, most=order + 1, start=12))
+    if mistake == "nominal gaps":
+        assume(any(b - a != 2 for a, b in itertools.pairwise(steps)))
+    values, now = [step**order for step in steps], steps[-1] + ahead
+    right = predict("newton", steps, values, now, order)
+    wrong = predict("newton", steps, values, now, order, MISTAKES[mistake]("newton"))
+    assert right == pytest.approx(now**order, rel=1e-9)
+    assert abs(wrong - now**order) > 1e-6 * now**order

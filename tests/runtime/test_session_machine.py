@@ -154,6 +154,29 @@ def test_a_thousand_interleavings():
     assert MADE["calls"] > 10_000 and 0.1 < MADE["reused"] / MADE["calls"] < 0.9
 
 
+@pytest.mark.parametrize(("warmup", "known"), [(2, False), (2, True), (0, True)])
+def test_a_prompt_that_joins_first_at_the_second_step(warmup, known):
+    """It takes the place of the prompt that was there, whose snapshot must not enter its forecasts.
+
+    That prompts last is known when one comes back (``known``: in an earlier generation). Before, that step cannot be
+    told from one of a pipeline that makes new prompt tensors for every call, and must lie in the warm-up.
+    """
+    options = {**OPTIONS, "warmup_steps": warmup}
+    graph = DirectGraph(**options)
+    generations = [[(0,)] * 3] * known + [[(0,)] + [(1, 0)] * 7]
+    for number, attendance in enumerate(generations):
+        newcomer, old = Oracle(options), Oracle(options)
+        request = Request(number, 5, attendance, True, newcomer)
+        for _ in request.calls:
+            step, branch, x, t, prompt = request.next()
+            got = graph(x, t, prompt)
+            if step and branch == 0 and number == len(generations) - 1:  # it moves, and begins anew where it went
+                torch.testing.assert_close(got, old(step, branch, x, t, prompt), rtol=1e-5, atol=1e-5)
+            elif branch == 1:
+                torch.testing.assert_close(got, newcomer(step, branch, x, t, prompt), rtol=1e-5, atol=1e-5)
+    assert newcomer.reused >= 3 and old.reused >= 3
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_oracle_reuses(shared):
     """Without this the machine would prove nothing."""
