@@ -21,8 +21,8 @@ import diffusers
 import numpy as np
 import torch
 import typer
-from quality_grid import CHOOSING, PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round
-from quality_page import write_page
+from quality_grid import CHOOSING, PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round, third_round
+from quality_page import chosen, write_page
 from quality_peer import VERSION, Peer
 from quality_runs import Drawn, Studio, compare
 from rich.console import Console
@@ -112,9 +112,10 @@ def main(
     wanted = [way for way in [*first_round(), *PEERS] if (peer if way.family == PEER else ours)]
     measurer.run("first round", [(way, SCREEN) for way in wanted])
     if not quick:
-        jobs = [(way, scene) for way, part in second_round(measurer.results.data["ways"]) for scene in part]
-        wanted_jobs = [(way, scene) for way, scene in jobs if (peer if way.family == PEER else ours)]
-        measurer.run("second round", wanted_jobs)
+        ways = measurer.results.data["ways"]
+        measurer.run("second round", second_round(ways) if ours else ())
+        third = third_round(ways, chosen(ways).values())
+        measurer.run("third round", [(way, scene) for way, scene in third if (peer if way.family == PEER else ours)])
     if page:
         console.print(f"wrote {write_page(measurer.results.data)}")
 

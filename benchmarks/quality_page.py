@@ -29,6 +29,9 @@ decibels do not.
   pictures, data range 2; means over the prompts).
 * **{choosing} prompts chose** the presets, **{held_out} others are reported**, each with a seed of its own, in 28 and
   50 steps, at guidance 1 (one branch) and 2 (two branches).
+* Three rounds: every policy with every forecaster draws {screened} of the choosing prompts ({screen}); the DBCache
+  settings on the Pareto front of that draw all of them ({chose});
+  presets and rivals draw the prompts held out.
 * **Rivals**: fewer steps, computed in full; repeating the model's whole output for every second to fourth step (in 28
   steps, every second is the very schedule of 14 steps); and [cache-dit](https://github.com/vipshop/cache-dit)
   {cache_dit} in an environment of its own on the same model. *At equal cost* means on straight lines between a rival's
@@ -43,21 +46,25 @@ worst picture of each batch. `{command}` draws what that file lacks.
 PRESETS_TEXT = """\
 ## Presets
 
-Of the DBCache settings tried, a preset is the one with the highest PSNR among those that run at most a given share of
-all blocks, on average over the choosing scenes: {limits}.
+Of the DBCache settings in the second round, a preset is the one with the highest PSNR among those that run at most a
+given share of all blocks, on average over its scenes: {limits}.
+Only DBCache stood for election: schedules that look at no data fit the model at hand or do not, its guard notices.
 
 {names}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
-is as cheap):
+is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so only the forecaster
+differs:
 
 {rows}
-![Cost against PSNR in four panels](images/{plot})
+![Cost against PSNR: the first round, and the prompts held out in four panels](images/{plot})
 """
 
 PAIRS_TEXT = """\
 ## Every policy with every forecaster
 
-Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's operating points.
+Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
+points. The last step changes the picture most: whoever reuses it loses several decibels, which a guard notices and a
+count does not. Without a forecast (`reuse`) no policy is worth its blocks here.
 
 {rows}"""
 
@@ -76,10 +83,7 @@ def points(ways: Ways, scene: Scene, family: str, quality: str = "psnr") -> dict
 
 
 def candidates(ways: Ways) -> dict[str, Point]:
-    """What presets are chosen from: share of the blocks that ran and PSNR, both averaged over the choosing scenes.
-
-    Only DBCache stands for election. Schedules that look at no data fit the model at hand or do not; its guard notices.
-    """
+    """What presets are chosen from: share of the blocks that ran and PSNR, both averaged over the choosing scenes."""
     found = {}
     for name, way in ways.items():
         drawn = [(scene.steps, way["figures"].get(scene.name)) for scene in CHOOSING]
@@ -117,7 +121,10 @@ def preset_rows(ways: Ways) -> Iterable[list[str]]:
                 best = all(rival is None or figures[quality] > rival for rival in rivals)
                 own = f"{figures[quality]:.{digits}f}"
                 cells += [f"**{own}**" if best else own]
-                cells += ["none" if rival is None else f"{rival:.{digits}f}" for rival in rivals]
+                drawn = [points(ways, scene, family) for family in (FEWER, PEER)]
+                missing = ["none" if rival else "not drawn" for rival in drawn]
+                pairs = zip(rivals, missing, strict=True)
+                cells += [why if rival is None else f"{rival:.{digits}f}" for rival, why in pairs]
             yield cells
 
 
@@ -155,6 +162,9 @@ def page(data: Mapping[str, Any]) -> str:
     ways = data["ways"]
     facts = {name: data[name] for name in ("torch", "diffusers", "cache_dit", "device", "command", "blocks")}
     counts = {part.replace(" ", "_"): len(prompts) for part, prompts in data["prompts"].items()}
+    screen = SCREEN.name.partition(", ")[2]
+    rounds = {"screened": len(SCREEN.prompts), "screen": screen}
+    rounds["chose"] = ", ".join(f"{scene.steps} steps / {scene.guidance:g}" for scene in CHOOSING)
     columns = [
         f"{quality} {rival}".strip() for quality in ("PSNR", "SSIM") for rival in ("", "fewer steps", "cache-dit")
     ]
@@ -165,13 +175,13 @@ def page(data: Mapping[str, Any]) -> str:
         plot=PLOT.name,
     )
     pairs = PAIRS_TEXT.format(
-        scene=SCREEN.name.partition(", ")[2],
+        scene=screen,
         count=len(SCREEN.prompts),
         rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways)),
     )
     scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]
     all_figures = FIGURES_TEXT.format(rows=table(["", *scenes], figure_rows(ways)))
-    return "\n".join([INTRODUCTION.format(**facts, **counts), presets, pairs, all_figures])
+    return "\n".join([INTRODUCTION.format(**facts, **counts, **rounds), presets, pairs, all_figures])
 
 
 def write_page(data: Mapping[str, Any]) -> Path:

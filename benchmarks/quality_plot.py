@@ -1,4 +1,4 @@
-"""docs/images/quality.png: cost against PSNR of everything that drew the prompts held out, one panel per scene."""
+"""docs/images/quality.png: cost against PSNR, of the first round above and of the prompts held out below it."""
 
 from __future__ import annotations
 
@@ -13,65 +13,102 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from quality_grid import FEWER, HELD_OUT, OURS, PEER, WHOLE, Scene
+from quality_grid import FEWER, FORECASTS, HELD_OUT, OURS, PEER, POLICIES, SCREEN, WHOLE, Scene
 from quality_page import chosen, points
 from quality_sums import front
 
-INK, MUTED, GRID = "#1b1f24", "#656d76", "#e6e9ed"
-ACCENT = "#0a7d4f"
-STYLES: Mapping[str, dict[str, Any]] = {
-    OURS: {"marker": "o", "color": ACCENT, "markersize": 5, "label": "dit_cache"},
-    FEWER: {"marker": "s", "color": "#656d76", "markersize": 4, "label": "fewer steps, no cache"},
-    WHOLE: {"marker": "^", "color": "#b58900", "markersize": 5.5, "label": "whole output repeated"},
-    PEER: {"marker": "D", "color": "#c2410c", "markersize": 4.5, "label": "cache-dit"},
-}
-
-STAR: Mapping[str, Any] = {
-    "marker": "*", "markersize": 17, "color": ACCENT, "markeredgecolor": "white", "markeredgewidth": 1
+INK, MUTED, GRID, ACCENT = "#1b1f24", "#656d76", "#e6e9ed", "#0a7d4f"
+LOOK: Mapping[str, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.edgecolor": "#c9d0d6",
+    "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
 }  # fmt: skip
-NAME: Mapping[str, Any] = {"fontsize": 10, "fontweight": "bold", "color": ACCENT}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    OURS: {"marker": "o", "color": ACCENT, "markersize": 5},
+    FEWER: {"marker": "s", "color": MUTED, "markersize": 4.5},
+    WHOLE: {"marker": "^", "color": "#b58900", "markersize": 6},
+    PEER: {"marker": "D", "color": "#c2410c", "markersize": 5},
+}
+LABELS = {OURS: "dit_cache", FEWER: "fewer steps, no cache", WHOLE: "whole output repeated", PEER: "cache-dit"}
+MARKERS = dict(zip(POLICIES, ("o", "h", "|", "_", "v", "<", ">", "P", "X"), strict=True))
+COLOURS = dict(zip(FORECASTS, ("#8a939c", "#2563eb", "#60a5fa", "#9333ea", "#db2777", ACCENT, "#d97706"), strict=True))
+STAR: Mapping[str, Any] = {
+    "marker": "*", "markersize": 17, "color": ACCENT, "markeredgecolor": "white", "markeredgewidth": 1, "linestyle": ""
+}  # fmt: skip
+RIM: Mapping[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6, "linestyle": ""}
 
 
 def save_plot(ways: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draws the four panels; presets are stars with their names."""
-    settings = {
-        "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.edgecolor": "#c9d0d6",
-        "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
-    }  # fmt: skip
-    with plt.rc_context(settings):
-        figure, panels = plt.subplots(2, 2, figsize=(11, 8.2), sharey="row")
-        for axes, scene in zip(panels.flat, HELD_OUT, strict=True):
-            _panel(axes, ways, scene)
-        for axes in panels[1]:
-            axes.set_xlabel("cost: blocks executed, in full steps")
-        for axes in panels[:, 0]:
-            axes.set_ylabel("PSNR to the uncached picture (dB)")
-        lines = {family: "" if family == WHOLE else "-" for family in STYLES}
-        handles = [Line2D([], [], linestyle=lines[family], linewidth=1.2, **style) for family, style in STYLES.items()]
-        handles.append(Line2D([], [], linestyle="", label="preset", **{**STAR, "markersize": 15}))
-        figure.legend(handles=handles, loc="upper center", ncols=5, frameon=False, bbox_to_anchor=(0.5, 0.995))
-        figure.tight_layout(rect=(0, 0, 1, 0.965), h_pad=2)
-        figure.savefig(path, dpi=130, metadata={"Software": None})
+    """Draws all panels; presets are stars with their names."""
+    with plt.rc_context(LOOK):
+        figure = plt.figure(figsize=(11, 13))
+        grid = figure.add_gridspec(
+            3, 2, height_ratios=(1.15, 1, 1), hspace=0.34, wspace=0.08, left=0.065, right=0.985, top=0.965, bottom=0.045
+        )
+        _first_round(figure.add_subplot(grid[0, :]), ways)
+        left: dict[int, Axes] = {}
+        for i, scene in enumerate(HELD_OUT):
+            row, column = divmod(i, 2)
+            axes = figure.add_subplot(grid[1 + row, column], sharey=left.get(row))
+            left.setdefault(row, axes)
+            _held_out(axes, ways, scene)
+        lines = {family: "" if family == WHOLE else "-" for family in FAMILIES}
+        handles = [
+            Line2D([], [], linewidth=1.2, label=LABELS[family], **look, linestyle=lines[family])
+            for family, look in FAMILIES.items()
+        ]
+        handles.append(Line2D([], [], label="preset", **{**STAR, "markersize": 14}))
+        figure.legend(handles=handles, loc="center", ncols=5, frameon=False, bbox_to_anchor=(0.525, 0.644))
+        figure.savefig(path, dpi=120, metadata={"Software": None})
         plt.close(figure)
 
 
-def _panel(axes: Axes, ways: Mapping[str, Mapping[str, Any]], scene: Scene) -> None:
-    axes.set_title(f"{scene.steps} steps, guidance {scene.guidance:g}", loc="left", fontsize=11, fontweight="bold")
-    for family, style in STYLES.items():
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("cost: blocks executed, in full steps")
+    if axes.get_subplotspec().colspan.start == 0:
+        axes.set_ylabel("PSNR to the uncached picture (dB)")
+
+
+def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every policy with every forecaster: the marker is the policy, the colour the forecaster."""
+    ours, fewer = points(ways, SCREEN, OURS), points(ways, SCREEN, FEWER)
+    _title(axes, f"Every policy with every forecaster: {len(SCREEN.prompts)} prompts, {SCREEN.name.partition(', ')[2]}")
+    axes.plot(*zip(*front(fewer.values()), strict=True), linewidth=1.2, **FAMILIES[FEWER])
+    axes.plot(*zip(*front(ours.values()), strict=True), color=ACCENT, linewidth=1.2, alpha=0.5)
+    for name, place in ours.items():
+        marker = MARKERS[ways[name]["settings"]["policy"]]
+        look = {"markersize": 10, "markeredgewidth": 2} if marker in "|_" else {"markersize": 7, **RIM}
+        axes.plot(*place, marker=marker, color=COLOURS[name.rpartition(" ")[2]], alpha=0.9, **look)
+    shape = {"linestyle": "", "color": INK, "markersize": 7}
+    policies = [
+        Line2D([], [], marker=marker, markeredgewidth=2 if marker in "|_" else 0, label=policy, **shape)
+        for policy, marker in MARKERS.items()
+    ]
+    forecasts = [Line2D([], [], linestyle="", marker="o", color=colour, label=name) for name, colour in COLOURS.items()]
+    forecasts.append(Line2D([], [], label="fewer steps", **FAMILIES[FEWER]))
+    low = min(cost for cost, _ in fewer.values())
+    axes.set_xlim(low - 0.5, 29.5)  # room for the legends
+    legend = {"frameon": False, "loc": "upper right", "fontsize": 9}
+    axes.add_artist(axes.legend(handles=policies, title="policy", bbox_to_anchor=(0.86, 1), **legend))
+    axes.legend(handles=forecasts, title="forecaster", bbox_to_anchor=(1, 1), **legend)
+
+
+def _held_out(axes: Axes, ways: Mapping[str, Mapping[str, Any]], scene: Scene) -> None:
+    """Presets and rivals on the prompts held out, each with the line of its front."""
+    _title(axes, scene.name.partition(", ")[2])
+    for family, look in FAMILIES.items():
         drawn = list(points(ways, scene, family).values())
-        if not drawn:
-            continue
-        look = {name: value for name, value in style.items() if name != "label"}
-        line = front(drawn)
-        if family != WHOLE:
-            axes.plot(*zip(*line, strict=True), color=style["color"], linewidth=1.2, alpha=0.8, zorder=2)
-        axes.plot(*zip(*drawn, strict=True), linestyle="", alpha=0.3, markeredgewidth=0, zorder=2, **look)
-        rim = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-        axes.plot(*zip(*line, strict=True), linestyle="", zorder=3, **look, **rim)
+        if drawn:
+            line = front(drawn)
+            if family != WHOLE:
+                axes.plot(*zip(*line, strict=True), color=look["color"], linewidth=1.2, alpha=0.8, zorder=2)
+            axes.plot(*zip(*drawn, strict=True), zorder=3, **{**look, **RIM})
     for preset, name in chosen(ways).items():
         figures = ways[name]["figures"][scene.name]
         place = (figures["cost"], figures["psnr"])
         axes.plot(*place, zorder=5, **STAR)
-        axes.annotate(preset, place, (-9, 7), textcoords="offset points", ha="right", zorder=6, **NAME)
-    axes.margins(0.06)
+        axes.annotate(
+            preset, place, (-9, 6), textcoords="offset points", ha="right", fontweight="bold", color=ACCENT, zorder=6
+        )
+    axes.margins(0.07)

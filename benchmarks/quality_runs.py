@@ -19,6 +19,8 @@ from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, wra
 from dit_compile.demo.result import Pictures, psnr
 from dit_compile.policy import POLICIES
 
+BLIND = ("interval", "mask", "magcache", "delta_dit")  # look at no data: all rows of a batch decide alike
+
 
 class Drawn(NamedTuple):
     """Pictures (N, 32, 32, 3) in [-1, 1] and what each has cost, in full steps."""
@@ -105,6 +107,8 @@ class Studio:
             runtime["mag_ratios"] = self.mag_ratios
         runtime["num_steps"] = scene.steps  # masks by name, magcache and spectrum want to know
         runtime["delta_boundary"] = scene.steps // 2
+        if settings["policy"] in BLIND:
+            runtime["batch_decision"] = "one"
         with dit_compile.session("quality", **runtime):
             pictures = _draw(pipe, scene)
         records = dit_compile.stats(self.plain.transformer)[-1].steps

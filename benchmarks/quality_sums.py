@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -49,10 +48,10 @@ def choose(candidates: Mapping[str, Point], limits: Mapping[str, float]) -> dict
     return chosen
 
 
-def near_front(points: Mapping[str, Point], margin: float) -> list[str]:
-    """The names of those whose quality is within ``margin`` of what the front reaches at their cost."""
-    reached = {name: at_cost(points.values(), cost) for name, (cost, _) in points.items()}
-    return [name for name, (_, quality) in points.items() if quality >= (reached[name] or -math.inf) - margin]
+def on_front(points: Mapping[str, Point]) -> list[str]:
+    """The names of those that are on the front."""
+    best = front(points.values())
+    return [name for name, point in points.items() if point in best]
 
 
 def costs_in_steps(records: Iterable[Any], skipped: Sequence[int], blocks: int, rows: int) -> list[float]:

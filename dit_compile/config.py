@@ -37,18 +37,18 @@ class ConfigError(ValueError):
     """A setting with an unknown name, a value it does not accept, or a value that contradicts another setting."""
 
 
-def _f1b0(warmup: int, continuous: int, threshold: float) -> dict[str, Any]:
-    """The family of our own presets: one front block guards, first-order TaylorSeer forecasts."""
+def _f1b0(warmup: int, continuous: int, threshold: float, forecast: str = "foca") -> dict[str, Any]:
+    """One front block guards. The values of our own presets are chosen by measurement: docs/quality.md."""
     values = {"fn": 1, "bn": 0, "warmup_steps": warmup, "max_continuous_cached_steps": continuous}
-    return {**values, "residual_diff_threshold": threshold, "forecast": "taylorseer", "taylor_order": 1}
+    return {**values, "residual_diff_threshold": threshold, "forecast": forecast, "taylor_order": 1}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quality": _f1b0(6, 1, 0.24),
-    "balanced": _f1b0(4, 2, 0.12),
-    "fast": _f1b0(4, 3, 0.24),
-    "ultra": _f1b0(3, 4, 0.3),
-    "cache-dit": {**_f1b0(8, -1, 0.08), "fn": 8, "forecast": "reuse"},
+    "quality": _f1b0(2, 1, 0.12),
+    "balanced": _f1b0(2, 2, 0.12),
+    "fast": _f1b0(2, 3, 0.16),
+    "ultra": _f1b0(2, 4, 0.16),
+    "cache-dit": {**_f1b0(8, -1, 0.08, "reuse"), "fn": 8},
     "off": {"enabled": False},
 }
 _DEFAULT = {"preset": "balanced", **PRESETS["balanced"]}
@@ -176,7 +176,7 @@ class CacheConfig:
             raise ConfigError(f'policy="dbprune" needs scope="block" ({env_name("scope")}=block): a region per block')
 
     def describe(self) -> str:
-        """One short line for logs and tables, such as ``F1 B0 W4 C2 t0.12 taylorseer(1) dbcache``."""
+        """One short line for logs and tables, such as ``F1 B0 W2 C2 t0.12 foca dbcache``."""
         if not self.enabled:
             return "off"
         details = {

@@ -93,7 +93,6 @@ def run_demo(
         plain = _Artist(load_pipeline(device), guidance)
         cached = _Artist(wrap_transformer(plain.pipe.transformer), guidance)
         transformer = plain.pipe.transformer
-        blocks = [len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)]
 
         # All that differs between the two is the backend.
         plain.pipe.transformer = torch.compile(transformer, backend=config.inner)
@@ -103,7 +102,7 @@ def run_demo(
             compile_plain = plain.compile(prompts, steps)
         with bars.phase("compile, dit_cache"):
             compile_cached = cached.compile(prompts, steps)
-        reuse = _draw_both(plain, cached, prompts, seed, steps, blocks, bars)
+        reuse = _draw_both(plain, cached, prompts, seed, steps, bars)
         uncached = plain.finish(steps)
         with_cache = cached.finish(steps, uncached)
 
@@ -142,9 +141,7 @@ def run_demo(
     return result, cached.pipe.transformer
 
 
-def _draw_both(
-    plain: _Artist, cached: _Artist, prompts: Sequence[str], seed: int, steps: int, blocks: list[int], bars: Bars
-) -> Reuse:
+def _draw_both(plain: _Artist, cached: _Artist, prompts: Sequence[str], seed: int, steps: int, bars: Bars) -> Reuse:
     """All prompts as one batch, without and with the cache in turn, so that a busy machine slows both alike."""
     with (
         bars.phase("draw, every step computed", ROUNDS) as plain_drawn,
@@ -158,22 +155,22 @@ def _draw_both(
     last = dit_compile.stats(cached.pipe.transformer)[-1:]  # empty where the cache is off
     if not last:
         return Reuse(0.0, float(steps), 0, 0)
-    return Reuse(*count_reuse(last[0], blocks), last[0].bytes_held, last[0].host_reads)
+    graph = next(report for report in reversed(dit_compile.graphs()) if report.regions)
+    skipped = [region.skipped for region in graph.regions]
+    return Reuse(*count_reuse(last[0], skipped, len(graph.blocks)), last[0].bytes_held, last[0].host_reads)
 
 
-def count_reuse(generation: GenerationStats, containers: Sequence[int]) -> tuple[float, float]:
-    """Steps reused and cost in full steps, both averaged over the guidance branches.
+def count_reuse(generation: GenerationStats, skipped: Sequence[int], blocks: int) -> tuple[float, float]:
+    """Steps reused and cost in full steps, both averaged over guidance branches, regions and rows that decide alone.
 
-    Cost counts the blocks that ran: a reused step still runs the front and back blocks of each of its regions.
-    ``containers`` are the numbers of blocks in the model's lists, which are one region each or all one chain.
+    Cost counts the blocks that ran. ``skipped`` is the number of blocks that a reused step of each region does not run,
+    ``blocks`` that of the whole chain.
     """
-    config, records = generation.config, generation.steps
-    regions = [sum(containers)] if config.scope == "chain" else list(containers)
-    branches = len(generation.branches)
+    records = generation.steps
     reused = [record.region for record in records if record.action == "reuse"]
-    skipped = sum(max(0, regions[region] - config.fn - config.bn) for region in reused)
-    steps = len(records) / (branches * len(regions))
-    return len(reused) / (branches * len(regions)), steps - skipped / sum(containers) / branches
+    deciders = len({(record.branch, record.region, record.rows) for record in records})
+    saved = sum(skipped[region] for region in reused) / blocks * len(skipped)
+    return len(reused) / deciders, (len(records) - saved) / deciders
 
 
 def _device_name(device: str) -> str:

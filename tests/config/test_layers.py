@@ -84,22 +84,22 @@ def test_defaults() -> None:
 
 
 DESCRIPTIONS = [
-    (option(), "F1 B0 W4 C2 t0.12 taylorseer(1) dbcache"),
-    (option(preset="quality"), "F1 B0 W6 C1 t0.24 taylorseer(1) dbcache"),
-    (option(preset="balanced"), "F1 B0 W4 C2 t0.12 taylorseer(1) dbcache"),
-    (option(preset="fast"), "F1 B0 W4 C3 t0.24 taylorseer(1) dbcache"),
-    (option(preset="ultra"), "F1 B0 W3 C4 t0.3 taylorseer(1) dbcache"),
+    (option(), "F1 B0 W2 C2 t0.12 foca dbcache"),
+    (option(preset="quality"), "F1 B0 W2 C1 t0.12 foca dbcache"),
+    (option(preset="balanced"), "F1 B0 W2 C2 t0.12 foca dbcache"),
+    (option(preset="fast"), "F1 B0 W2 C3 t0.16 foca dbcache"),
+    (option(preset="ultra"), "F1 B0 W2 C4 t0.16 foca dbcache"),
     (option(preset="cache-dit"), "F8 B0 W8 C-1 t0.08 reuse dbcache"),
     (option(preset="off"), "off"),
     (option(preset="fast", enabled=False), "off"),
-    (option(policy="interval"), "F1 B0 W4 C2 t0.12 taylorseer(1) interval(3)"),
-    (option(policy="mask", step_mask=[1, 0]), "F1 B0 W4 C2 t0.12 taylorseer(1) mask(10)"),
-    (option(forecast="newton", taylor_order=2), "F1 B0 W4 C2 t0.12 newton(2) dbcache"),
-    (option(forecast="hicache", hicache_sigma="0.6"), "F1 B0 W4 C2 t0.12 hicache(1,0.6) dbcache"),
-    (option(forecast="foca"), "F1 B0 W4 C2 t0.12 foca dbcache"),
-    (option(forecast="spectrum"), "F1 B0 W4 C2 t0.12 spectrum(4,0.1,0.5) dbcache"),
-    (option(policy="mask", step_mask="fast", num_steps=9), "F1 B0 W4 C2 t0.12 taylorseer(1) mask(fast)"),
-    (option(scope="container", bn=2), "F1 B2 W4 C2 t0.12 taylorseer(1) dbcache per container"),
+    (option(policy="interval"), "F1 B0 W2 C2 t0.12 foca interval(3)"),
+    (option(policy="mask", step_mask=[1, 0]), "F1 B0 W2 C2 t0.12 foca mask(10)"),
+    (option(forecast="taylorseer"), "F1 B0 W2 C2 t0.12 taylorseer(1) dbcache"),
+    (option(forecast="newton", taylor_order=2), "F1 B0 W2 C2 t0.12 newton(2) dbcache"),
+    (option(forecast="hicache", hicache_sigma="0.6"), "F1 B0 W2 C2 t0.12 hicache(1,0.6) dbcache"),
+    (option(forecast="spectrum"), "F1 B0 W2 C2 t0.12 spectrum(4,0.1,0.5) dbcache"),
+    (option(policy="mask", step_mask="fast", num_steps=9), "F1 B0 W2 C2 t0.12 foca mask(fast)"),
+    (option(scope="container", bn=2), "F1 B2 W2 C2 t0.12 foca dbcache per container"),
 ]
 
 
@@ -109,19 +109,19 @@ def test_describe(layer: dict[str, Any], line: str) -> None:
 
 
 ORDER = [
-    # environment, options, configure, session -> threshold, warmup_steps
-    ({}, {}, {}, {}, (0.12, 4)),
-    ({"preset": "quality"}, {}, {}, {}, (0.24, 6)),
-    ({"residual_diff_threshold": "0.5"}, {}, {}, {}, (0.5, 4)),
-    ({"preset": "quality", "residual_diff_threshold": "0.5"}, {}, {}, {}, (0.5, 6)),
-    ({"residual_diff_threshold": "0.5"}, {"warmup_steps": 1}, {}, {}, (0.5, 1)),
-    ({"residual_diff_threshold": "0.5"}, {"preset": "ultra"}, {}, {}, (0.3, 3)),
-    ({"preset": "ultra"}, {"residual_diff_threshold": 0.5}, {}, {}, (0.5, 3)),
-    ({"preset": "ultra"}, {"preset": "quality"}, {"warmup_steps": 2}, {}, (0.24, 2)),
-    ({}, {"residual_diff_threshold": 0.5}, {"residual_diff_threshold": 0.6}, {}, (0.6, 4)),
-    ({"residual_diff_threshold": "0.5"}, {"warmup_steps": 1}, {}, {"preset": "quality"}, (0.24, 6)),
-    ({}, {}, {"preset": "quality"}, {"residual_diff_threshold": 0.7}, (0.7, 6)),
-    ({}, {}, {"residual_diff_threshold": 0.7}, {"preset": "ultra", "warmup_steps": 9}, (0.3, 9)),
+    # environment, options, configure, session -> threshold, max_continuous_cached_steps
+    ({}, {}, {}, {}, (0.12, 2)),
+    ({"preset": "fast"}, {}, {}, {}, (0.16, 3)),
+    ({"residual_diff_threshold": "0.5"}, {}, {}, {}, (0.5, 2)),
+    ({"preset": "fast", "residual_diff_threshold": "0.5"}, {}, {}, {}, (0.5, 3)),
+    ({"residual_diff_threshold": "0.5"}, {"max_continuous_cached_steps": 1}, {}, {}, (0.5, 1)),
+    ({"residual_diff_threshold": "0.5"}, {"preset": "ultra"}, {}, {}, (0.16, 4)),
+    ({"preset": "ultra"}, {"residual_diff_threshold": 0.5}, {}, {}, (0.5, 4)),
+    ({"preset": "ultra"}, {"preset": "quality"}, {"max_continuous_cached_steps": 9}, {}, (0.12, 9)),
+    ({}, {"residual_diff_threshold": 0.5}, {"residual_diff_threshold": 0.6}, {}, (0.6, 2)),
+    ({"residual_diff_threshold": "0.5"}, {"max_continuous_cached_steps": 9}, {}, {"preset": "fast"}, (0.16, 3)),
+    ({}, {}, {"preset": "fast"}, {"residual_diff_threshold": 0.7}, (0.7, 3)),
+    ({}, {}, {"residual_diff_threshold": 0.7}, {"preset": "ultra", "max_continuous_cached_steps": 9}, (0.16, 9)),
 ]
 
 
@@ -136,7 +136,7 @@ def test_order(
     variables = {env_name(name): value for name, value in environment.items()}
     layers = environment_layer(variables), option(**options), session(**configured), session(**own)
     config = resolve(*layers)
-    assert (config.residual_diff_threshold, config.warmup_steps) == expected
+    assert (config.residual_diff_threshold, config.max_continuous_cached_steps) == expected
 
 
 ENABLED = [
@@ -278,7 +278,7 @@ def test_environment_table() -> None:
     assert shown["DIT_CACHE_PRESET"] == ("fast", "environment", "balanced")
     assert shown["DIT_CACHE_FN"] == ("2", "environment", "1")
     assert shown["DIT_CACHE_BN"] == ("0", "preset", "0")
-    assert shown["DIT_CACHE_RESIDUAL_DIFF_THRESHOLD"] == ("0.24", "preset", "0.12")
+    assert shown["DIT_CACHE_RESIDUAL_DIFF_THRESHOLD"] == ("0.16", "preset", "0.12")
     assert shown["DIT_CACHE_SUMMARY"] == ("1", "environment", "0")
     assert shown["DIT_CACHE_NUM_STEPS"] == ("unset", "default", "unset")
     assert all(meaning for *_, meaning in rows)

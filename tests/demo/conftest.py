@@ -23,7 +23,7 @@ def made_up() -> DemoResult:
             guidance=2.0,
             inner="inductor",
             preset="balanced",
-            config="F1 B0 W4 C2 t0.12 taylorseer(1) dbcache",
+            config="F1 B0 W2 C2 t0.12 foca dbcache",
             device="cpu, 2 threads",
             torch="2.13.0",
             diffusers="0.42.1",

@@ -140,7 +140,7 @@ def test_env_lists_every_variable_with_its_source():
 
     assert set(rows) == {env_name(name) for name in SETTINGS}
     assert rows["DIT_CACHE_FN"] == ["2", "environment", "1"]
-    assert rows["DIT_CACHE_RESIDUAL_DIFF_THRESHOLD"] == ["0.24", "preset", "0.12"]
+    assert rows["DIT_CACHE_RESIDUAL_DIFF_THRESHOLD"] == ["0.16", "preset", "0.12"]
     assert rows["DIT_CACHE_CFG"] == ["auto", "default", "auto"]
 
 

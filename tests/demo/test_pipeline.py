@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_compile.config import CacheConfig
 from dit_compile.demo import codec, pipeline
 from dit_compile.demo.result import DemoResult, psnr
 from dit_compile.demo.run import ROUNDS, count_reuse, run_demo
-from dit_compile.runtime.stats import GenerationStats
+from dit_compile.runtime.stats import GenerationStats, StepStats
 
 PROMPTS = ["fox", "earth on black", "panda on pink"]
 REFERENCE = Path(__file__).parent / "reference.png"  # PROMPTS side by side, seed 5, 28 steps
@@ -82,8 +83,8 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
 
 def test_demo_reuses_steps_and_stays_close(demo_result):
     reuse, cached = demo_result.reuse, demo_result.cached
-    # "fast" may reuse steps after a warm-up of four
-    assert 1 <= reuse.reused <= 4
+    # "fast" may reuse steps after a warm-up of two
+    assert 1 <= reuse.reused <= 6
     assert reuse.cost == pytest.approx(8 - reuse.reused * 11 / 12)
     assert reuse.bytes_held > 0
     assert min(cached.psnr) > 20 and max(cached.psnr) < 90
@@ -113,23 +114,22 @@ def test_demo_with_the_cache_off_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("scope", "fn", "regions", "expected"),
+    ("skipped", "rows", "expected"),
     [
-        ("chain", 1, [0], (2.0, 4 - 2 * 11 / 12)),
-        ("chain", 8, [0], (2.0, 4 - 2 * 4 / 12)),
-        ("container", 1, [0, 1], (2.0, 4 - 2 * (3 + 7) / 12)),
-        ("container", 8, [0, 1], (2.0, 4.0)),
+        ([11], 1, (2.0, 4 - 2 * 11 / 12)),
+        ([4], 1, (2.0, 4 - 2 * 4 / 12)),
+        ([3, 7], 1, (2.0, 4 - 2 * (3 + 7) / 12)),
+        ([3, 0], 1, (2.0, 4 - 2 * 3 / 12)),
+        ([1] * 11, 3, (2.0, 4 - 2 * 11 / 12)),
     ],
 )
-def test_cost_counts_the_blocks_that_ran(scope, fn, regions, expected):
-    from types import SimpleNamespace
-
+def test_cost_counts_the_blocks_that_ran(skipped, rows, expected):
     steps = [
-        SimpleNamespace(branch=branch, region=region, action="reuse" if index in (1, 3) else "compute")
+        StepStats(index, branch, "reuse" if index in (1, 3) else "compute", "", region=region, rows=row)
         for index in range(4)
         for branch in (0, 1)
-        for region in regions
+        for region in range(len(skipped))
+        for row in range(rows)
     ]
-    config = SimpleNamespace(scope=scope, fn=fn, bn=0)
-    generation = GenerationStats("flux", "default", config, steps=steps)  # type: ignore[arg-type]
-    assert count_reuse(generation, [4, 8]) == pytest.approx(expected)
+    generation = GenerationStats("flux", "default", CacheConfig(), steps=steps)
+    assert count_reuse(generation, skipped, 12) == pytest.approx(expected)

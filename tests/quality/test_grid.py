@@ -1,6 +1,6 @@
 """What is drawn, and the two ways to draw that are not the pipeline's or the cache's own."""
 
-from quality_grid import CHOOSING, HELD_OUT, PEERS, PROMPTS, SCREEN, first_round, second_round
+from quality_grid import CHOOSING, HELD_OUT, PEERS, PROMPTS, SCREEN, first_round, second_round, third_round
 from quality_runs import EveryNth
 
 from dit_compile.demo.pipeline import generate, known_subjects, load_pipeline, wrap_transformer
@@ -17,17 +17,25 @@ def test_names_tell_ways_apart():
     assert len({way.name for way in ways}) == len(ways)
 
 
-def test_whoever_is_near_the_front_goes_on():
-    """On results of which one is far better, one is far worse and the others are alike."""
+def test_who_goes_on_to_the_next_round():
+    """On results of which one is far better, one is cheaper, and the others are alike."""
     ways = [*first_round(), *PEERS]
     figures = {way.name: {"cost": 14.0, "psnr": 40.0} for way in ways}
     figures["dbcache W2 C2 t0.24 foca"]["psnr"] = 50.0
-    figures["interval n4 foca"]["psnr"] = 45.0
+    figures["dbcache W2 C4 t0.3 foca"] = {"cost": 9.0, "psnr": 39.0}
+    figures["interval n4 foca"]["psnr"] = 60.0
+    figures[PEERS[3].name]["psnr"] = 41.0
     first = {way.name: {"figures": {SCREEN.name: figures[way.name]}} for way in ways}
-    scenes = {way.name: parts for way, parts in second_round(first)}
-    assert scenes["dbcache W2 C2 t0.24 foca"] == (*HELD_OUT, *CHOOSING)
-    assert scenes["interval n4 foca"] == scenes["14 of 28 steps"] == scenes["F8 B0 W8 t0.08 reuse"] == HELD_OUT
-    assert "dbcache W4 C2 t0.24 foca" not in scenes and "interval n2 foca" not in scenes
+    assert [(way.name, scene) for way, scene in second_round(first)] == [
+        (name, scene) for name in ("dbcache W2 C2 t0.24 foca", "dbcache W2 C4 t0.3 foca") for scene in CHOOSING
+    ]
+    third = list(third_round(first, ["dbcache W2 C4 t0.3 foca"]))
+    assert {scene for _, scene in third} == set(HELD_OUT)
+    plain = {"14 of 28 steps", "26 of 50 steps", "output of every 2. step"}
+    peers = {way.name for way in PEERS}
+    names = {way.name for way, _ in third}
+    assert plain < names and names & peers == {PEERS[0].name, PEERS[3].name}
+    assert [name for name in names - peers if "of" not in name.split()] == ["dbcache W2 C4 t0.3 foca"]
 
 
 def test_repeating_every_second_output_is_a_schedule_of_half_as_many_steps():

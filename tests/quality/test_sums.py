@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quality_sums import at_cost, choose, costs_in_steps, figures, front, near_front
+from quality_sums import at_cost, choose, costs_in_steps, figures, front, on_front
 
 POINTS = [(10.0, 40.0), (12.0, 39.0), (14.0, 46.0), (14.0, 45.0), (20.0, 46.0), (6.0, 30.0)]
 numbers = st.floats(0, 100, width=16)
@@ -49,9 +49,15 @@ def test_the_best_within_the_limit_is_chosen():
         choose(candidates, {"least": 0.2})
 
 
-def test_near_the_front_is_measured_in_quality():
-    points = {"a": (10.0, 40.0), "b": (14.0, 46.0), "c": (12.0, 42.5), "d": (12.0, 41.9), "cheapest": (5.0, 1.0)}
-    assert near_front(points, 0.5) == ["a", "b", "c", "cheapest"]
+def test_names_on_the_front():
+    points = {
+        "a": (10.0, 40.0),
+        "b": (14.0, 46.0),
+        "dearer": (12.0, 40.0),
+        "worse": (14.0, 45.9),
+        "cheapest": (5.0, 1.0),
+    }
+    assert on_front(points) == ["a", "b", "cheapest"]
 
 
 def record(index, branch, region, rows, reuse):

@@ -18,7 +18,12 @@ from dit_compile.runtime.slots import Slots
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 STREAM = 2 * 5 * 16 * 4  # bytes of one stream of the toys
-ALWAYS = {"warmup_steps": 3, "residual_diff_threshold": 1.0, "max_continuous_cached_steps": 2}
+ALWAYS = {
+    "warmup_steps": 3,
+    "residual_diff_threshold": 1.0,
+    "max_continuous_cached_steps": 2,
+    "forecast": "taylorseer",
+}
 
 
 def prompt(branch):

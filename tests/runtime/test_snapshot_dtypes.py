@@ -13,7 +13,12 @@ from dit_compile.runtime.snapshot import stored_bytes, stored_dtype
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 STREAM = 2 * 5 * 16  # elements of one stream of the toys
-ALWAYS = {"warmup_steps": 2, "residual_diff_threshold": 1.0, "max_continuous_cached_steps": 2}
+ALWAYS = {
+    "warmup_steps": 2,
+    "residual_diff_threshold": 1.0,
+    "max_continuous_cached_steps": 2,
+    "forecast": "taylorseer",
+}
 
 
 @torch.no_grad()
@@ -118,7 +123,9 @@ def test_decisions_do_not_depend_on_the_dtype_while_inputs_do_not(setting, optio
 
 @torch.no_grad()
 def test_a_change_of_the_setting_in_a_generation_drops_what_is_stored_otherwise():
-    model = compile_toy(build(Toy), policy="interval", interval=2, warmup_steps=0, taylor_order=2)
+    model = compile_toy(
+        build(Toy), policy="interval", interval=2, warmup_steps=0, forecast="taylorseer", taylor_order=2
+    )
     for i, time in enumerate(TIMES):
         if i == 4:
             dit_compile.configure(snapshot_dtype="float8")
