@@ -31,6 +31,7 @@ def test_who_goes_on_to_the_next_round():
     ]
     third = list(third_round(first, ["dbcache W2 C4 t0.3 foca"]))
     assert {scene for _, scene in third} == set(HELD_OUT)
+    assert {scene for way, scene in third if way in PEERS} == set(HELD_OUT[:-1])
     plain = {"14 of 28 steps", "26 of 50 steps", "output of every 2. step"}
     peers = {way.name for way in PEERS}
     names = {way.name for way, _ in third}
