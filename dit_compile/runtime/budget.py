@@ -55,7 +55,8 @@ class Budget:
             granted = share.wanted if limit is None else self._fitting(slots, share, limit)
             kept = min(len(slots.ring) + 1, granted)
             if not granted:
-                slots.clear("memory_cap")
+                slots.clear()
+                slots.emptied = "memory_cap"  # also where there was nothing to free
             slots.share = replace(share, kept=kept)
             self._slots.add(slots)
         return granted
