@@ -41,6 +41,7 @@ class DirectGraph:
 
     def __init__(self, **options: Any) -> None:
         self.table = SideTable(on_end=lambda stats: None)
+        self.table._contexts[(id(WEIGHT),)] = None  # no pipeline speaks here: spares a look at all objects each time
         code = Code(_forward, ClockPlaces((0,), (1,), 2, (3,)), "direct", "residual", ("no rows",), (0,))
         self._graph = CachedGraph(code, [parse_layer(options, where="option")], self.table, dict)
 
