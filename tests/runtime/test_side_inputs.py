@@ -54,10 +54,12 @@ def test_a_control_that_changes_is_computed(after):
 
 
 def test_what_lasted_and_then_changes_may_be_another_prompt():
-    """Nothing is reused across the change; how much it moves from then on is not known before it was computed twice."""
+    """Nothing is reused across the change, nor at the step behind it, which may be another prompt's again; how much it
+    moves from then on is not known before it was computed once more."""
     same = control()
-    changed = [same.clone() for _ in range(3)]
-    assert run([same, same, same, *changed])[2:] == ["hit", "no_snapshot", "input_changed", "hit"]
+    changed = [same.clone() for _ in range(5)]
+    reasons = run([same, same, same, *changed])[2:]
+    assert reasons == ["hit", "no_snapshot", "no_snapshot", "input_changed", "hit", "hit"]
 
 
 def test_nothing_stays_nothing():
@@ -71,7 +73,7 @@ def test_a_control_that_comes_on_is_computed():
 
 def test_not_a_number_is_computed():
     bad = torch.full_like(control(), float("nan"))
-    assert run([control(), control(), control(), bad])[2:] == ["hit", "input_changed"]
+    assert run([control(), control(), control(), bad])[2:] == ["hit", "non_finite"]
 
 
 def test_a_change_is_measured_against_the_last_computed_step():
