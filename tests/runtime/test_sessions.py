@@ -406,9 +406,9 @@ def test_random_interleavings_equal_isolated_runs(config):
         requests = [Request(model, seed, **kind) for seed, kind in zip(seeds, kinds, strict=True)]
         for who, what in moves:
             if what != "step" or requests[who].done:
-                # the next request of this session; "close" forgets, "abandon" leaves a half-done generation behind. Left
-                # at its first step it must be closed: the next one begins at the same timestep, and its first call may
-                # pass for one more branch of that step (right, but with a snapshot less).
+                # The next request of this session; "close" forgets, "abandon" leaves a half-done generation behind.
+                # Left at its first step it must be closed: the next one begins at the same timestep, and its first call
+                # may pass for one more branch of that step (right, but with a snapshot less).
                 if what == "close" or len(requests[who].outs) == 1:
                     sessions[who].close()
                 seeds[who] += 1
