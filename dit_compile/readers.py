@@ -114,11 +114,6 @@ def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
     return rates
 
 
-NUMBERS = Accepts("numbers with commas between them", _read_numbers)
-RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
-INDICES = Accepts("indices of blocks with commas between them", _read_indices)
-
-
 def _read_bytes(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -127,8 +122,8 @@ def _read_bytes(value: Any) -> int:
         if found is None:
             raise ValueError
         count, prefix, binary = found.groups()
-        number = int(count) if count.isdigit() else float(count)
-        value = round(number * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+        amount = int(count) if count.isdigit() else float(count)
+        value = round(amount * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
     size = operator.index(value)
     if size < 1:
         raise ValueError
@@ -144,6 +139,9 @@ def format_bytes(count: float) -> str:
     raise AssertionError
 
 
+NUMBERS = Accepts("numbers with commas between them", _read_numbers)
+RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
+INDICES = Accepts("indices of blocks with commas between them", _read_indices)
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i)?)?b?")
 BYTES = Accepts("bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB", _read_bytes)
 FLAG = Accepts("0 or 1 (also false/true, no/yes, off/on)", _read_flag)

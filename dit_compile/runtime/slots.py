@@ -139,8 +139,13 @@ class Slots:
 
     def forget_before(self, step: int) -> None:
         """Makes ``step`` step 0: what was stored before it goes."""
-        self.ring = [Snapshot(snap.step - step, snap.values, snap.check) for snap in self.ring if snap.step >= step]
+        self.drop_before(step)
+        self.ring = [Snapshot(snap.step - step, snap.values, snap.check) for snap in self.ring]
         self.memory.clear()
+
+    def drop_before(self, step: int) -> None:
+        """Frees the snapshots of steps before ``step``, and everything where none is left."""
+        self.ring = [snap for snap in self.ring if snap.step >= step]
         if not self.ring:
             self.clear()
 

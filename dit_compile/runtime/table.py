@@ -80,9 +80,7 @@ class ModuleState:
         """Frees what ``branch`` holds of steps before ``step``: another prompt had its place then."""
         for key, slots in self.slots.items():
             if key[2] == branch and slots.ring and slots.ring[0].step < step:
-                slots.ring = [snap for snap in slots.ring if snap.step >= step]
-                if not slots.ring:
-                    slots.clear()
+                slots.drop_before(step)
 
     def capped(self, kept: int, wanted: int, limit: int) -> None:
         """Counts a computed step that may keep but ``kept`` of ``wanted`` snapshots; says so once per session, and once
