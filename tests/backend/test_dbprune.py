@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from diffusers_models import MODELS
 from examine import error
+from registry import registered
 from toys import Toy, TwoStreams, build, compile_toy, latents
 
 import dit_compile
@@ -98,7 +98,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_of_real_models_are_skipped_right(name):
     """With inputs that do not change (but for a hair of the time), all blocks are skipped and nothing may change."""
-    spec = next(spec for spec in MODELS if spec.cls == name and not spec.variant)
+    spec = registered(name)
     model = spec.build()
     options = {"inner": "eager", **PRUNE, "residual_diff_threshold": 0.1, "warmup_steps": 2, "cfg": "none"}
     compiled = torch.compile(model, backend="dit_cache", fullgraph=spec.fullgraph, dynamic=False, options=options)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from diffusers_models import MODELS
 from examine import error
+from registry import few_blocks, registered
 from torch.utils._pytree import tree_map
 
 import dit_compile
@@ -32,13 +32,14 @@ def only(call, row):
     return tree_map(lambda v: v[row : row + 1] if isinstance(v, torch.Tensor) and v.shape[:1] == (BATCH,) else v, call)
 
 
-def generate(model, spec, calls, **options):
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        model, backend="dit_cache", dynamic=True, fullgraph=spec.fullgraph, options={**OPTIONS, **options}
-    )
+def compile_rows(subject, spec):
+    options = {**OPTIONS, "batch_decision": "rows"}
+    return torch.compile(subject, backend="dit_cache", dynamic=True, fullgraph=spec.fullgraph, options=options)
+
+
+def generate(compiled, calls):
     outs = [compiled(**call) for call in calls]
-    steps = dit_compile.stats(model)[-1].steps
+    steps = dit_compile.stats(compiled)[-1].steps
     rows = sorted({step.rows for step in steps})
     return outs, ["".join(step.action[0] for step in steps if step.rows == row) for row in rows]
 
@@ -46,12 +47,15 @@ def generate(model, spec, calls, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_each_row_as_if_alone(name):
-    spec = next(spec for spec in MODELS if spec.cls == name and not spec.variant)
-    model, calls = spec.build(), moving(spec)
-    together, decisions = generate(model, spec, calls, batch_decision="rows")
+    spec = few_blocks(name)
+    subject, calls = spec.build(), moving(spec)
+    together, decisions = generate(compile_rows(subject, spec), calls)
     assert len(set(decisions)) > 1, decisions
+    by_itself = torch.compile(
+        subject, backend="dit_cache", dynamic=False, fullgraph=True, options={**OPTIONS, "batch_decision": "one"}
+    )
     for row in (0, BATCH - 1):
-        alone, (mine,) = generate(model, spec, [only(call, row) for call in calls])
+        alone, (mine,) = generate(by_itself, [only(call, row) for call in calls])
         assert decisions[row] == mine
         for step in range(STEPS):
             got = tree_map(lambda t, row=row: t[row : row + 1] if isinstance(t, torch.Tensor) else t, together[step])
@@ -61,7 +65,7 @@ def test_each_row_as_if_alone(name):
 @torch.no_grad()
 def test_samples_folded_into_frames_decide_as_one(caplog):
     """Rows of the stream are (sample, frame) and then (sample, patch): no dimension of it is the batch."""
-    spec = next(spec for spec in MODELS if spec.cls == "LatteTransformer3DModel")
-    _, decisions = generate(spec.build(), spec, moving(spec), batch_decision="rows")
+    spec = registered("LatteTransformer3DModel")
+    _, decisions = generate(compile_rows(spec.build(), spec), moving(spec))
     assert len(decisions) == 1
     assert any("batch_decision=rows has no effect here" in record.getMessage() for record in caplog.records)

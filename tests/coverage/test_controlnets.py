@@ -37,7 +37,7 @@ class Subject:
 
 @EACH
 @torch.no_grad()
-def test_exact_when_computed_and_part_of_the_forecast(name):
+def test_exact_when_computed_then_part_of_the_forecast_then_switched_off(name):
     subject = Subject(name)
     loop, plain = subject.loop, subject.plain
     with dit_compile.session("computed", residual_diff_threshold=0):
@@ -55,13 +55,11 @@ def test_exact_when_computed_and_part_of_the_forecast(name):
             without = uncontrolled.step(reuse=reuse, **loop.call(index, control=1.0 if index == 3 else 0.0))
             assert error(got, without) > 0.01, "a forecast from an uncontrolled step would do as well"
         assert subject.newest.reused == 2
+    switched_off_half_way(subject, name)
 
 
-@EACH
-@torch.no_grad()
-def test_switched_off_half_way(name):
+def switched_off_half_way(subject, name):
     """From control_guidance_end on the samples are zeros; then the pipeline leaves the ControlNet out (None)."""
-    subject = Subject(name)
     loop, plain = subject.loop, subject.plain
     for index in range(4):
         subject.model(**loop.call(index))

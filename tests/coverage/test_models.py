@@ -14,7 +14,7 @@ from model_table import PAGE, line, row
 BY_NAME = {spec.name: spec for spec in MODELS}
 THROUGH_INDUCTOR = (
     "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
-    "SD3Transformer2DModel",
+    "SD3Transformer2DModel", "WanTransformer3DModel",
 )  # fmt: skip
 
 

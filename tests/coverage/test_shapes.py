@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from diffusers_models import MODELS
 from eager_oracle import EagerOracle
 from examine import error
+from registry import few_blocks
 from specs import B, latents, normal, padded, per_sample, timestep
 from torch.utils._pytree import tree_map
 
@@ -69,10 +69,7 @@ INPUTS = {
     "FluxTransformer2DModel": flux, "SD3Transformer2DModel": sd3, "WanTransformer3DModel": wan,
     "QwenImageTransformer2DModel": qwen,
 }  # fmt: skip
-CONFIGS = {  # fewer blocks where two are enough, and room for the tokens of all shapes in a row
-    "FluxTransformer2DModel": dict(num_layers=2, num_single_layers=2), "WanTransformer3DModel": dict(num_layers=3),
-    "QwenImageTransformer2DModel": dict(num_layers=3), "SD3Transformer2DModel": dict(pos_embed_max_size=24),
-}  # fmt: skip
+ROOM = {"SD3Transformer2DModel": dict(pos_embed_max_size=24)}  # for the tokens of all shapes in a row
 EACH = pytest.mark.parametrize("name", INPUTS)
 
 
@@ -81,8 +78,7 @@ class Subject:
 
     def __init__(self, name, dynamic=None):
         self.name = name
-        spec = next(spec for spec in MODELS if spec.cls == name and not spec.variant)
-        self.spec = replace(spec, config=spec.config | CONFIGS.get(name, {}))
+        self.spec = few_blocks(name, **ROOM.get(name, {}))
         self.model = self.spec.build()
         self.oracle = EagerOracle(self.model, self.spec)
         self.compiled = torch.compile(self.model, backend="dit_cache", fullgraph=True, dynamic=dynamic, options=REUSE)

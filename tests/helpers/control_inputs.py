@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers_models import MODELS
+from registry import registered
 from specs import B, Model, latents, ones
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -32,9 +32,8 @@ class Controlled:
 
 
 def _of(cls: str, variant: str = "", *, config: Any = None, more: Any = None, **control: Any) -> Controlled:
-    plain = next(spec for spec in MODELS if spec.cls == cls and not spec.variant)
-    inputs, config = plain.inputs | control | (more or {}), plain.config | (config or {})
-    return Controlled(replace(plain, inputs=inputs, config=config, variant=variant), tuple(control))
+    plain = registered(cls, **config or {})
+    return Controlled(replace(plain, inputs=plain.inputs | control | (more or {}), variant=variant), tuple(control))
 
 
 def _samples(count: int, *shape: Any) -> list[Any]:
@@ -136,7 +135,7 @@ class NetLoop(Loop):
 
     def __init__(self, cls: str, pace: float = 0.1, seed: int = 1) -> None:
         name, config, self.names, size = _NETS[cls]
-        plain = next(spec for spec in MODELS if spec.cls == cls and not spec.variant)
+        plain = registered(cls)
         super().__init__(Controlled(plain, ()), pace, seed)
         self._net = Model(name, plain.config | config, {}, chain=()).build(seed=7)
         self._image = torch.randn(size, generator=torch.Generator().manual_seed(11))

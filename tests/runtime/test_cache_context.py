@@ -5,8 +5,8 @@ import copy
 
 import pytest
 import torch
-from diffusers_models import MODELS
 from examine import error
+from registry import registered
 
 import dit_compile
 from dit_compile.runtime.clock import Call, Clock
@@ -79,7 +79,7 @@ def test_the_call_that_nobody_heard_takes_its_name_later(names):
 
 
 def flux():
-    spec = next(spec for spec in MODELS if spec.cls == "FluxTransformer2DModel" and not spec.variant)
+    spec = registered("FluxTransformer2DModel")
     return spec, spec.build()
 
 
@@ -152,7 +152,7 @@ def test_hooks_of_diffusers_come_and_go_beside_the_listener():
 @pytest.mark.parametrize("named", [True, False])
 def test_listening_compiles_nothing_again(named):
     """Allegro reads ``self.dtype``, which looks at the hooks of all modules, so Dynamo guards on them."""
-    spec = next(spec for spec in MODELS if spec.cls == "AllegroTransformer3DModel")
+    spec = registered("AllegroTransformer3DModel")
     model = torch.compile(plain := spec.build(), backend="dit_cache", dynamic=False, options={"inner": "eager"})
     for index in range(3):
         with plain.cache_context("cond") if named else contextlib.nullcontext():
