@@ -200,8 +200,7 @@ def second_round(first: First) -> Rounds:
 
 def third_round(first: First, presets: Iterable[str]) -> Rounds:
     """The prompts held out are drawn by the presets and the rivals: every count of steps, repeated outputs, cache-dit's
-    defaults and the front of its settings. cache-dit draws one picture at a time, so it is spared the last scene, which
-    is nearly half of the work."""
+    defaults and the front of its settings."""
     names = {*presets, PEERS[0].name, *on_front(_drawn(first, PEERS))}
     going = [*FEWER_STEPS, *WHOLE_OUTPUT, *(way for way in [*_ours(), *PEERS] if way.name in names)]
-    yield from ((way, scene) for way in going for scene in (HELD_OUT[:-1] if way.family == PEER else HELD_OUT))
+    yield from ((way, scene) for way in going for scene in HELD_OUT)

@@ -52,7 +52,7 @@ Only DBCache stood for election: schedules that look at no data fit the model at
 
 {names}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
-is as cheap; cache-dit was spared the last scene). In 28 steps `balanced` and cache-dit compute the same steps at the
+is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the
 same cost, so only the forecaster differs:
 
 {rows}
