@@ -20,15 +20,6 @@ _VIEWS: set[Any] = {
 }  # fmt: skip
 
 
-class Lowered(torch.nn.Module):
-    """A compiled piece where its graph stood. Keeps the graph for dumps."""
-
-    def __init__(self, graph_module: GraphModule, code: Callable[..., Any]) -> None:
-        super().__init__()
-        self.piece = [graph_module]  # in a list: not a submodule, compilers may have taken it apart
-        self.forward = code
-
-
 def compiler_options(mode: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Inductor settings of ``torch.compile(mode=..., options=...)``; CUDA graphs are left off, with a warning.
 
@@ -48,19 +39,29 @@ def compiler_options(mode: str | None, options: dict[str, Any]) -> dict[str, Any
 
 
 def lower(top: GraphModule, pieces: dict[str, GraphModule], inner: str, patches: dict[str, Any]) -> GraphModule:
-    """Compiles every unique piece once and puts the code into each segment of ``top`` (in place)."""
+    """Compiles every unique piece once and puts the code into each segment of ``top`` (in place).
+
+    Pieces and segments become plain callables: the way through ``nn.Module.__call__`` takes as long as a small kernel.
+    """
     if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ:
         # Dynamo's guards check what enters the graph and the pieces fit each other by construction. Checking every
         # argument of every piece again takes 2-3 us each, more than all else that cutting the graph costs.
         patches = {"size_asserts": False, **patches}
-    code = {name: Lowered(piece, compile_graph(piece, inner, patches)) for name, piece in pieces.items()}
-    for segment in top.children():
+    code = {name: compile_graph(piece, inner, patches) for name, piece in pieces.items()}
+    for name, segment in list(top.named_children()):
         if isinstance(segment, GraphModule):
-            for name in [name for name, _ in segment.named_children() if name in code]:
-                setattr(segment, name, code[name])
+            for piece in [piece for piece, _ in segment.named_children() if piece in code]:
+                _put(segment, piece, code[piece])
             segment.recompile()
+            _put(top, name, segment.forward)
     top.recompile()
     return top
+
+
+def _put(parent: GraphModule, name: str, code: Callable[..., Any]) -> None:
+    """Puts ``code`` where a submodule was."""
+    delattr(parent, name)
+    setattr(parent, name, code)
 
 
 def compile_graph(gm: GraphModule, inner: str, patches: dict[str, Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class CachedGraph:
         self._warned = False
         self._forward = code.forward
         self._places = code.places
+        self._weights = _taker(code.places.owner)
         self._layers = tuple(layers)
         self._name = code.name
         self._table = table
@@ -77,7 +79,7 @@ class CachedGraph:
 
     def __call__(self, *args: Any) -> Any:
         session = current_session(self._table.end_session)
-        owner = self._table.owner([args[i] for i in self._places.owner], self.number)
+        owner = self._table.owner(self._weights(args), self.number)
         try:
             return self._forward(self._begin(args, owner, session), *args)
         except BaseException:
@@ -190,6 +192,13 @@ class CachedGraph:
         return (
             "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
         )
+
+
+def _taker(places: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Takes the values at ``places``: a large model has a thousand weights, which are looked at on every call."""
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    return lambda args: tuple(args[place] for place in places)
 
 
 def _largest(timestep: Tensor) -> Tensor:

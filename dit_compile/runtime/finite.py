@@ -28,8 +28,9 @@ class FiniteChecks:
 
     def add(self, totals: Sequence[Tensor]) -> Check:
         """Makes one question of all these ``total``s, at least one."""
-        self._sums.append(_gather(totals).sum())
-        return Check(self, len(self._sums) - 1)
+        start = len(self._sums)
+        self._sums += totals
+        return Check(self, start, len(self._sums))
 
     def send(self, others: Sequence[Tensor] = ()) -> HostRead | None:
         """Starts the transfer, of ``others`` first; does not wait. None where there is nothing to transfer."""
@@ -43,22 +44,24 @@ class FiniteChecks:
     def ready(self) -> bool:
         return self._read is None or self._read.ready()
 
-    def value(self, place: int) -> float:
-        """The sum at this place. Waits for the device where it is not there yet."""
+    def values(self, start: int, stop: int) -> list[float]:
+        """The totals at these places. Waits for the device where they are not there yet."""
         assert self._read is not None
-        return self._read.values()[self._offset + place]
+        return self._read.values()[self._offset + start : self._offset + stop]
 
 
 class Check(NamedTuple):
     """One question to ``FiniteChecks``, to be answered at a later call."""
 
     checks: FiniteChecks
-    place: int
+    start: int
+    stop: int
 
     def passed(self) -> bool:
-        return math.isfinite(self.checks.value(self.place))
+        return all(map(math.isfinite, self.checks.values(self.start, self.stop)))
 
 
 def _gather(numbers: Sequence[Tensor]) -> Tensor:
     """One vector, on the device of the first; a model may lie on several."""
-    return torch.stack([number.to(numbers[0].device) for number in numbers])
+    device = numbers[0].device
+    return torch.stack([number if number.device == device else number.to(device) for number in numbers])

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -125,7 +125,7 @@ class SideTable:
         self._budgets: dict[Owner, Budget] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
-    def owner(self, parameters: list[Tensor], graph: int) -> Owner:
+    def owner(self, parameters: Sequence[Tensor], graph: int) -> Owner:
         """The key of the module that has ``parameters``; of a model without any, the graph stands in."""
         key = tuple(map(id, parameters)) or (-graph - 1,)
         owner = self._owners.get(key)

@@ -47,18 +47,18 @@ class CheckRead(HostRead):
 def checks(monkeypatch):
     """Counts the transfers that look for NaN in what may be reused, and the questions to them."""
     seen = {"made": 0, "asked": 0}
-    send, value = FiniteChecks.send, FiniteChecks.value
+    send, values = FiniteChecks.send, FiniteChecks.values
 
     def counting_send(self, others=()):
         seen["made"] += bool(self._sums)
         return send(self, others)
 
-    def counting_value(self, place):
+    def counting_values(self, start, stop):
         seen["asked"] += 1
-        return value(self, place)
+        return values(self, start, stop)
 
     monkeypatch.setattr(FiniteChecks, "send", counting_send)
-    monkeypatch.setattr(FiniteChecks, "value", counting_value)
+    monkeypatch.setattr(FiniteChecks, "values", counting_values)
     return seen
 
 
