@@ -113,8 +113,9 @@ def measure(
     steps: int = 20,
     repeats: int = 7,
     tokens: int = 64,
+    pieces: str = "block",
 ) -> dict[str, Any]:
-    """Seconds per step of the four variants and their two ratios (medians)."""
+    """Seconds per step of the four variants and their two ratios (medians); ``pieces`` is the setting of that name."""
     from torch._inductor.compile_fx import compile_fx
 
     import dit_compile
@@ -126,7 +127,7 @@ def measure(
     inputs = inputs_of(transformer, batch, device, dtype, tokens)
     plain = Timed(transformer, compile_fx, device)
     short = Timed(transformer, front_and_tail, device)
-    cached = Timed(transformer, dit_cache, device, options={"warmup_steps": 0})
+    cached = Timed(transformer, dit_cache, device, options={"warmup_steps": 0, "pieces": pieces})
     computing = {"residual_diff_threshold": 0.0}
     reusing = {"residual_diff_threshold": 0.999, "max_continuous_cached_steps": -1}
     runs: dict[str, Callable[[], Times]] = {
@@ -137,7 +138,8 @@ def measure(
     }
     for run in runs.values():
         run()  # compiles
-    result: dict[str, Any] = {"batch": batch, "tokens": tokens, "steps": steps, "repeats": repeats, "goals": GOALS}
+    result: dict[str, Any] = {"batch": batch, "tokens": tokens, "steps": steps, "repeats": repeats}
+    result |= {"pieces": pieces, "goals": GOALS}
     result |= _compare(runs, repeats)
     reused = dit_compile.stats(transformer)[-1].reused
     if reused < steps - 2:
@@ -252,13 +254,17 @@ def main(
     steps: Annotated[int, typer.Option(min=6)] = 20,
     repeats: Annotated[int, typer.Option(min=1)] = 7,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: as they are")] = 1,
+    pieces: Annotated[str, typer.Option(help="block, or segment: the skipped blocks as one piece of code")] = "block",
 ) -> None:
     """Prints and writes the two ratios."""
     if size not in ("bundled", "medium"):
         raise typer.BadParameter("choose bundled or medium", param_hint="--size")
     if threads:
         torch.set_num_threads(threads)
-    measured = measure(device, build(size, device), batch=batch, steps=steps, repeats=repeats, tokens=tokens)
+    if pieces not in ("block", "segment"):
+        raise typer.BadParameter("choose block or segment", param_hint="--pieces")
+    model = build(size, device)
+    measured = measure(device, model, batch=batch, steps=steps, repeats=repeats, tokens=tokens, pieces=pieces)
     result = {**environment(), "model": size, **measured}
     print_table(result)
     if out is not None:
