@@ -22,8 +22,10 @@ import numpy as np
 import torch
 import typer
 from quality_grid import CHOOSING, PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round, third_round
-from quality_page import chosen, write_page
+from quality_page import PAGE, PLOT, chosen
+from quality_page import page as page_of
 from quality_peer import VERSION, Peer
+from quality_plot import save_plot
 from quality_runs import Drawn, Studio, compare
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -117,7 +119,9 @@ def main(
         third = third_round(ways, chosen(ways).values())
         measurer.run("third round", [(way, scene) for way, scene in third if (peer if way.family == PEER else ours)])
     if page:
-        console.print(f"wrote {write_page(measurer.results.data)}")
+        PAGE.write_text(page_of(measurer.results.data), encoding="utf-8")
+        save_plot(measurer.results.data["ways"], PLOT)
+        console.print(f"wrote {PAGE} and {PLOT}")
 
 
 if __name__ == "__main__":

@@ -182,12 +182,3 @@ def page(data: Mapping[str, Any]) -> str:
     scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]
     all_figures = FIGURES_TEXT.format(rows=table(["", *scenes], figure_rows(ways)))
     return "\n".join([INTRODUCTION.format(**facts, **counts, **rounds), presets, pairs, all_figures])
-
-
-def write_page(data: Mapping[str, Any]) -> Path:
-    """Writes the page and its plot."""
-    from quality_plot import save_plot
-
-    PAGE.write_text(page(data), encoding="utf-8")
-    save_plot(data["ways"], PLOT)
-    return PAGE

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sized
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .slots import Slots
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,19 @@ class Share:
         return self.fixed + self.each * snapshots if snapshots else 0
 
 
+class Holder(Protocol):
+    """Who holds memory: the slots of one region in one branch."""
+
+    share: Share | None
+    emptied: str
+
+    @property
+    def ring(self) -> Sized:
+        """Its snapshots."""
+
+    def clear(self) -> None: ...
+
+
 class Budget:
     """What the snapshots and probes of one module hold, over all sessions and branches.
 
@@ -44,24 +55,24 @@ class Budget:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._slots: weakref.WeakSet[Slots] = weakref.WeakSet()
+        self._holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
-    def grant(self, slots: Slots, share: Share, limit: int | None) -> int:
-        """Snapshots that ``slots`` may keep from now on, the one that is about to be taken included.
+    def grant(self, holder: Holder, share: Share, limit: int | None) -> int:
+        """Snapshots that ``holder`` may keep from now on, the one that is about to be taken included.
 
-        Frees everything of ``slots`` when it is none.
+        Frees everything of ``holder`` when it is none.
         """
         with self._lock:
-            granted = share.wanted if limit is None else self._fitting(slots, share, limit)
-            kept = min(len(slots.ring) + 1, granted)
+            granted = share.wanted if limit is None else self._fitting(holder, share, limit)
+            kept = min(len(holder.ring) + 1, granted)
             if not granted:
-                slots.clear()
-                slots.emptied = "memory_cap"  # also where there was nothing to free
-            slots.share = replace(share, kept=kept)
-            self._slots.add(slots)
+                holder.clear()
+                holder.emptied = "memory_cap"  # also where there was nothing to free
+            holder.share = replace(share, kept=kept)
+            self._holders.add(holder)
         return granted
 
-    def held(self, besides: Slots | None = None) -> int:
+    def held(self, besides: Holder | None = None) -> int:
         """Bytes held at present."""
         return sum(share.nbytes(share.kept) for share in self._shares(besides))
 
@@ -69,14 +80,14 @@ class Budget:
         """Bytes that would be held without a limit."""
         return sum(share.nbytes(share.wanted) for share in self._shares())
 
-    def _shares(self, besides: Slots | None = None) -> list[Share]:
+    def _shares(self, besides: Holder | None = None) -> list[Share]:
         with self._lock:
-            return [slots.share for slots in self._slots if slots is not besides and slots.share is not None]
+            return [each.share for each in self._holders if each is not besides and each.share is not None]
 
-    def _fitting(self, slots: Slots, mine: Share, limit: int) -> int:
-        everybody = [mine, *self._shares(slots)]
+    def _fitting(self, holder: Holder, mine: Share, limit: int) -> int:
+        everybody = [mine, *self._shares(holder)]
         equal = mine.wanted
         while equal > 1 and sum(share.nbytes(equal) for share in everybody) > limit:
             equal -= 1
-        free = limit - self.held(slots) - mine.fixed
+        free = limit - self.held(holder) - mine.fixed
         return max(min(equal, free // max(mine.each, 1)), 0)
