@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..policy import POLICIES
-from .call import CallStep, GraphFacts
+from .call import CallStep
+from .call_context import GraphFacts
 from .clock import Call
 from .host_read import HostRead, on_host
 from .rows import RowPlaces

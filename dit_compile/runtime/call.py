@@ -5,60 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import CacheConfig
-from ..forecast import FORECASTERS, Forecaster
 from ..kernels.probe import probe
-from ..policy import POLICIES, Policy, StepView, Verdict
+from ..policy import StepView, Verdict
+from .call_context import CallContext, GraphFacts
 from .clock import Position
-from .finite import FiniteChecks
+from .group import Group
 from .host_read import HostRead
 from .identity import layout
-from .region_call import Group, RegionCall
-from .rows import WHOLE, RowPlaces, Rows, row_groups
+from .region_call import RegionCall
+from .rows import WHOLE, Rows, row_groups
 from .side_inputs import relative_change
 from .slots import Slots
-from .stats import StepStats
 from .table import Measured, ModuleState, SharedDiff
 
 log = logging.getLogger("dit_compile")
 
-_policies: dict[str, Policy] = {}
-_forecasters: dict[str, Forecaster] = {}
 
-
-def _policy(name: str) -> Policy:
-    if type(_policies.get(name)) is not POLICIES[name]:
-        _policies[name] = POLICIES[name]()
-    return _policies[name]
-
-
-def _forecaster(name: str) -> Forecaster:
-    if type(_forecasters.get(name)) is not FORECASTERS[name]:
-        _forecasters[name] = FORECASTERS[name]()
-    return _forecasters[name]
-
-
-@dataclass(frozen=True)
-class GraphFacts:
-    """What a call must know of its graph: its ``number``, and of each region how rows are taken from its operands
-    (None: they cannot be) and which of its outputs is the main stream (None: unknown)."""
-
-    number: int
-    rows: tuple[RowPlaces | None, ...]
-    mains: tuple[int | None, ...]
-
-    @property
-    def regions(self) -> int:
-        return len(self.rows)
-
-
-class CallStep:
+class CallStep(CallContext):
     """The ``step`` that the top-level graph is called with."""
 
     def __init__(
@@ -71,21 +39,9 @@ class CallStep:
         time: HostRead | None,
         late_time: Callable[[], None],
     ) -> None:
-        self.graph = graph
-        self.state = state
-        self.position = position
-        self.config = config
-        self.side = side
-        self.policy = _policy(config.policy)
-        self.forecaster = _forecaster(config.forecast)
+        super().__init__(graph, state, position, config, side)
         self._time = time
         self._late_time = late_time
-        self._measured: list[Measured] = []
-        self.checks = FiniteChecks()
-
-    @property
-    def index(self) -> int:
-        return self.state.clock.step
 
     def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
         """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
@@ -181,7 +137,7 @@ class CallStep:
             previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
             group.residual, sums = probe(group.value, group.entry, previous)
             if previous is not None and slots.ring:
-                self._measured.append(Measured(slots, sums, self._since(slots)))
+                self.measured.append(Measured(slots, sums, self._since(slots)))
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
             group.residual, _ = probe(group.value, group.entry, None)
 
@@ -190,19 +146,12 @@ class CallStep:
         measured, read = self.state.measured.pop((self.graph.number, self.position.branch), ((), None))
         if read is None:
             return
-        self._generation().host_reads += not read.ready()
+        self.generation.host_reads += not read.ready()
         values = read.values()[: 2 * len(measured)]
         pairs = zip(values[::2], values[1::2], strict=True)
         diffs = [changed / before if before else math.nan for changed, before in pairs]
         for one, diff in zip(measured, diffs, strict=True):
             one.slots.memory.update(diff=diff, span=one.steps, mean=sum(diffs) / len(diffs))
-
-    def slots(self, group: Group) -> Slots:
-        key = (self.graph.number, group.region, self.position.branch, group.number)
-        slots = self.state.slots.get(key)
-        if slots is None:  # not setdefault: it would make a new one at every call
-            slots = self.state.slots[key] = Slots()
-        return slots
 
     def _since(self, slots: Slots) -> int:
         """Steps since the last computed one."""
@@ -226,7 +175,7 @@ class CallStep:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):
             step = self.index
-            self._generation().host_reads += not all(pending.read.ready() for pending in self.state.pending)
+            self.generation.host_reads += not all(pending.read.ready() for pending in self.state.pending)
             self._late_time()
             if self.index != step:
                 return self._verdict_without_data(group)
@@ -235,7 +184,7 @@ class CallStep:
     def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:
         """Waits for pairs of sums (what has changed, what there was), and for a timestep that is on its way."""
         values = HostRead(*sums).values()
-        self._generation().host_reads += 1
+        self.generation.host_reads += 1
         if self._time is not None:
             self._late_time()
         return list(zip(values[::2], values[1::2], strict=True))
@@ -246,7 +195,7 @@ class CallStep:
         read, slots.change = slots.change, None
         if read is None or not self.policy.watches_change:
             return True
-        self._generation().host_reads += not read.ready()
+        self.generation.host_reads += not read.ready()
         change = relative_change(*read.values())
         if math.isfinite(change):
             self.policy.learn(self._view(group), self.config, change)
@@ -266,21 +215,8 @@ class CallStep:
         if not verdict.reuse:
             return verdict
         checks = slots.unchecked()
-        self._generation().host_reads += not all(check.checks.ready() for check in checks)
+        self.generation.host_reads += not all(check.checks.ready() for check in checks)
         return verdict if all(check.passed() for check in checks) else self._non_finite(slots)
-
-    def measures_streams(self, group: Group) -> bool:
-        """Whether the numbers that the policy gets would show a stream at this step that is not finite."""
-        return self.policy.tap(self.config) in ("residual", "hidden") and group.residual is not None
-
-    def region_done(self, region: int) -> None:
-        """Called when ``region`` has been run or forecast. What this call has to say to the next one leaves for the
-        host in one transfer."""
-        if region == self.graph.regions - 1:
-            measured = [torch.stack([measured.sums for measured in self._measured])] if self._measured else []
-            read = self.checks.send(measured)
-            if measured and read is not None:
-                self.state.measured[self.graph.number, self.position.branch] = (self._measured, read)
 
     def _ask(self, question: Callable[..., Verdict | None], *facts: Any) -> Verdict | None:
         """The policy's answer. A policy that fails costs the step that it was to judge, not the picture."""
@@ -305,10 +241,4 @@ class CallStep:
 
     def _first(self, reason: str) -> bool:
         """Whether ``reason`` is new in this generation: said once, not at every step."""
-        return all(step.reason != reason for step in self._generation().steps)
-
-    def _generation(self) -> Any:
-        return self.state.generation
-
-    def record(self, stats: StepStats) -> None:
-        self._generation().steps.append(stats)
+        return all(step.reason != reason for step in self.generation.steps)

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..policy import Verdict
 from .budget import Share
+from .call_context import CallContext
 from .finite import total
-from .rows import RowPlaces, Rows, rows_like, take
+from .group import Group
+from .rows import RowPlaces, rows_like, take
 from .snapshot import snapshot_bytes
 from .stats import StepStats
 from .stopwatch import Stopwatch
 
-if TYPE_CHECKING:
-    from .call import CallStep
-
 Bases = Sequence[Tensor | None]
-
-
-@dataclass(eq=False)
-class Group:
-    """Rows of the batch that decide together at one region.
-
-    ``value`` and ``entry`` are what the guard compares, ``residual`` their difference where it was formed.
-    """
-
-    region: int
-    rows: Rows
-    verdict: Verdict | None
-    number: int = 0
-    key: tuple[object, ...] | None = None
-    value: Tensor = field(default=None, repr=False)  # type: ignore[assignment]
-    entry: Tensor | None = field(default=None, repr=False)
-    residual: Tensor | None = field(default=None, repr=False)
-    diff: float | None = None
-
-    @property
-    def reuse(self) -> bool:
-        return self.verdict is not None and self.verdict.reuse
 
 
 class RegionCall:
@@ -50,7 +25,7 @@ class RegionCall:
 
     __slots__ = ("_call", "_groups", "_places")
 
-    def __init__(self, call: CallStep, groups: Sequence[Group], places: RowPlaces | None) -> None:
+    def __init__(self, call: CallContext, groups: Sequence[Group], places: RowPlaces | None) -> None:
         self._call = call
         self._groups = groups
         self._places = places

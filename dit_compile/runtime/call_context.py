@@ -1,0 +1,99 @@
+"""What is known of one call of a model, to those who decide about its regions and to those who carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import CacheConfig
+from ..forecast import FORECASTERS, Forecaster
+from ..policy import POLICIES, Policy
+from .clock import Position
+from .finite import FiniteChecks
+from .group import Group
+from .rows import RowPlaces
+from .slots import Slots
+from .stats import GenerationStats, StepStats
+from .table import Measured, ModuleState
+
+_policies: dict[str, Policy] = {}
+_forecasters: dict[str, Forecaster] = {}
+
+
+def _policy(name: str) -> Policy:
+    if type(_policies.get(name)) is not POLICIES[name]:
+        _policies[name] = POLICIES[name]()
+    return _policies[name]
+
+
+def _forecaster(name: str) -> Forecaster:
+    if type(_forecasters.get(name)) is not FORECASTERS[name]:
+        _forecasters[name] = FORECASTERS[name]()
+    return _forecasters[name]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a call must know of its graph: its ``number``, and of each region how rows are taken from its operands
+    (None: they cannot be) and which of its outputs is the main stream (None: unknown)."""
+
+    number: int
+    rows: tuple[RowPlaces | None, ...]
+    mains: tuple[int | None, ...]
+
+    @property
+    def regions(self) -> int:
+        return len(self.rows)
+
+
+class CallContext:
+    """Where a call stands, its settings and its state. ``side`` are the inputs that are watched beside the latents."""
+
+    def __init__(
+        self, graph: GraphFacts, state: ModuleState, position: Position, config: CacheConfig, side: Sequence[Tensor]
+    ) -> None:
+        self.graph = graph
+        self.state = state
+        self.position = position
+        self.config = config
+        self.side = side
+        self.policy = _policy(config.policy)
+        self.forecaster = _forecaster(config.forecast)
+        self.measured: list[Measured] = []  # for the next call
+        self.checks = FiniteChecks()
+
+    @property
+    def index(self) -> int:
+        return self.state.clock.step
+
+    @property
+    def generation(self) -> GenerationStats:
+        generation = self.state.generation
+        assert generation is not None
+        return generation
+
+    def slots(self, group: Group) -> Slots:
+        key = (self.graph.number, group.region, self.position.branch, group.number)
+        slots = self.state.slots.get(key)
+        if slots is None:  # not setdefault: it would make a new one at every call
+            slots = self.state.slots[key] = Slots()
+        return slots
+
+    def measures_streams(self, group: Group) -> bool:
+        """Whether the numbers that the policy gets would show a stream at this step that is not finite."""
+        return self.policy.tap(self.config) in ("residual", "hidden") and group.residual is not None
+
+    def region_done(self, region: int) -> None:
+        """Called when ``region`` has been run or forecast. What this call has to say to the next one leaves for the
+        host in one transfer."""
+        if region == self.graph.regions - 1:
+            measured = [torch.stack([measured.sums for measured in self.measured])] if self.measured else []
+            read = self.checks.send(measured)
+            if measured and read is not None:
+                self.state.measured[self.graph.number, self.position.branch] = (self.measured, read)
+
+    def record(self, stats: StepStats) -> None:
+        self.generation.steps.append(stats)
