@@ -68,20 +68,21 @@ def part(module: str) -> str:
     return [*module.split("."), "dit_compile"][1]
 
 
-def statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports that run, at the top or inside a function; not those for type checkers."""
+def statements(tree: ast.AST, typing: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run, at the top or inside a function; with ``typing`` also those for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
-            yield from statements(node)
+        elif typing or not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from statements(node, typing)
 
 
-def imports(module: str) -> set[str]:
-    """Full names of what a module imports: modules of ours where they are such, else what is written."""
+def imports(module: str, typing: bool = False) -> set[str]:
+    """Full names of what a module imports: modules of ours where they are such, else what is written. With ``typing``
+    also what only type checkers import."""
     is_package = MODULES[module].name == "__init__.py" or module in FOLDERS
     found = set()
-    for node in statements(TREES[module]):
+    for node in statements(TREES[module], typing):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -115,7 +116,7 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 def test_no_import_cycles() -> None:
-    graph = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
+    graph = {module: {name for name in imports(module, typing=True) if name in MODULES} for module in MODULES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
