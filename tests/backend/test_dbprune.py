@@ -83,8 +83,8 @@ def test_one_transfer_per_step(monkeypatch):
         compiled(*call)
     steps = dit_compile.stats(compiled)[-1].steps
     computed = [sum(step.action == "compute" for step in steps if step.index == index) for index in range(STEPS)]
-    # two sums for each of the five blocks behind the first, and one for each snapshot: is it finite?
-    assert reads == [(2 * 5 if index else 0) + computed[index] for index in range(STEPS)]
+    # two sums for each of the five blocks behind the first, and one for each of two streams kept: is it finite?
+    assert reads == [(2 * 5 if index else 0) + 2 * computed[index] for index in range(STEPS)]
     assert min(computed) < max(computed) == 5
 
 
