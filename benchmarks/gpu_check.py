@@ -142,7 +142,7 @@ def step_ratios() -> tuple[Any, bool]:
     results = {}
     sizes = (("bundled", 64, torch.float32), ("medium", 4096, torch.bfloat16))
     for (size, tokens, dtype), pieces in itertools.product(sizes, ("block", "segment")):
-        torch._dynamo.reset()
+        torch._dynamo.reset()  # three backends per round would run into its limit of recompilations
         model = overhead.build(size, DEVICE).to(dtype)
         name = size if pieces == "block" else f"{size}, one piece"
         results[name] = overhead.measure(DEVICE, model, tokens=tokens, steps=14, repeats=5, pieces=pieces)

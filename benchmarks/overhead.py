@@ -138,8 +138,8 @@ def measure(
     }
     for run in runs.values():
         run()  # compiles
-    result: dict[str, Any] = {"batch": batch, "tokens": tokens, "steps": steps, "repeats": repeats}
-    result |= {"pieces": pieces, "goals": GOALS}
+    settings = {"batch": batch, "tokens": tokens, "steps": steps, "repeats": repeats, "pieces": pieces}
+    result: dict[str, Any] = settings | {"goals": GOALS}
     result |= _compare(runs, repeats)
     reused = dit_compile.stats(transformer)[-1].reused
     if reused < steps - 2:

@@ -52,8 +52,8 @@ Only DBCache stood for election: schedules that look at no data fit the model at
 
 {names}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
-is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the
-same cost, so only the forecaster differs:
+is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so only the forecaster
+differs:
 
 {rows}
 ![Cost against PSNR: the first round, and the prompts held out in four panels](images/{plot})

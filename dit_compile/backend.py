@@ -84,7 +84,7 @@ def _cached(
             chain = find_blocks(graph)
         dump.blocks(chain)
         with watch("plan_region"):
-            tap = POLICIES[config.policy]().tap(config)
+            tap = POLICIES.instance(config.policy).tap(config)
             plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope, tap=tap)
         dump.plan(plan)
         with watch("insert_guard"):

@@ -14,6 +14,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._classes: dict[str, type[T]] = {}
+        self._instances: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator. Raises ValueError when another class has the name already."""
@@ -29,6 +30,13 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> type[T]:
         return self._classes[name]
+
+    def instance(self, name: str) -> T:
+        """The object of the class that everybody shares: what is registered keeps no state of its own."""
+        known = self._instances.get(name)
+        if known is None or type(known) is not self._classes[name]:
+            known = self._instances[name] = self._classes[name]()
+        return known
 
     def names(self) -> list[str]:
         return sorted(self._classes)

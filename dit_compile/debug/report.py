@@ -144,7 +144,7 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
 
     None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
     """
-    snapshots = FORECASTERS[config.forecast]().snapshots(config)
+    snapshots = FORECASTERS.instance(config.forecast).snapshots(config)
     total = 0
     for region in plan.regions:
         exits = [exit.node for exit in region.exits]

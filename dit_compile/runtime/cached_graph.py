@@ -98,7 +98,7 @@ class CachedGraph:
         return known[1]
 
     def _check_tap(self, config: CacheConfig) -> None:
-        policy = POLICIES[config.policy]()
+        policy = POLICIES.instance(config.policy)
         tap = policy.tap(config)
         if config.enabled and policy.needs_probe and tap != self._code.tap:
             raise ConfigError(

@@ -19,21 +19,6 @@ from .slots import Slots
 from .stats import GenerationStats, StepStats
 from .table import Measured, ModuleState
 
-_policies: dict[str, Policy] = {}
-_forecasters: dict[str, Forecaster] = {}
-
-
-def _policy(name: str) -> Policy:
-    if type(_policies.get(name)) is not POLICIES[name]:
-        _policies[name] = POLICIES[name]()
-    return _policies[name]
-
-
-def _forecaster(name: str) -> Forecaster:
-    if type(_forecasters.get(name)) is not FORECASTERS[name]:
-        _forecasters[name] = FORECASTERS[name]()
-    return _forecasters[name]
-
 
 @dataclass(frozen=True)
 class GraphFacts:
@@ -60,8 +45,8 @@ class CallContext:
         self.position = position
         self.config = config
         self.side = side
-        self.policy = _policy(config.policy)
-        self.forecaster = _forecaster(config.forecast)
+        self.policy: Policy = POLICIES.instance(config.policy)
+        self.forecaster: Forecaster = FORECASTERS.instance(config.forecast)
         self.measured: list[Measured] = []  # for the next call
         self.checks = FiniteChecks()
 

@@ -63,5 +63,4 @@ class Check(NamedTuple):
 
 def _gather(numbers: Sequence[Tensor]) -> Tensor:
     """One vector, on the device of the first; a model may lie on several."""
-    device = numbers[0].device
-    return torch.stack([number if number.device == device else number.to(device) for number in numbers])
+    return torch.stack([number.to(numbers[0].device) for number in numbers])

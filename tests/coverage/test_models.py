@@ -10,8 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers_models import LEFT_OUT, MODELS
 from examine import ALTERNATING, examine
 from model_table import PAGE, line, row
+from registry import registered
 
-BY_NAME = {spec.name: spec for spec in MODELS}
 THROUGH_INDUCTOR = (
     "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
     "SD3Transformer2DModel", "WanTransformer3DModel",
@@ -46,7 +46,7 @@ def test_model(spec):
 
 @pytest.mark.parametrize("name", THROUGH_INDUCTOR)
 def test_through_inductor(name):
-    right(examine(BY_NAME[name], inner="inductor"))
+    right(examine(registered(name), inner="inductor"))
 
 
 def test_the_registry_is_complete():

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 import torch
-from diffusers_models import MODELS
 from examine import ALTERNATING, examine
+from registry import registered
 from specs import Model
 from torch import nn
 from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
@@ -502,7 +502,7 @@ class WithLora(Model):
 
 
 def with_lora(name):
-    [spec] = [spec for spec in MODELS if spec.name == name]
+    spec = registered(name)
     return WithLora(**{field.name: getattr(spec, field.name) for field in fields(spec)})
 
 
