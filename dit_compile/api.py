@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .config import SETTINGS, ConfigError, runtime_layer
+from .config import SETTINGS, ConfigError, runtime_layer, shortened
 from .debug.report import GraphReport, Reports
 from .debug.summary import print_summary, report_end
 from .plugins import plugin_names
@@ -94,5 +94,5 @@ def session(name: str, *, keep: bool = False, **overrides: Any) -> Session:
     ``close()``. Raises ConfigError for bad settings.
     """
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"a session needs a name, a non-empty text; got {name!r}")
+        raise ConfigError(f"a session needs a name, a non-empty text; got {shortened(name)}")
     return Session(name, _runtime(overrides, "session() argument"), keep, table.end_session)

@@ -1,38 +1,47 @@
 """The backend: ``torch.compile(model, backend="dit_cache")``.
 
-TorchDynamo hands over the graph of a diffusion transformer. The passes below cut it into a front, a region that can be
-skipped and a tail; each piece is compiled once; at run time a guard decides at every step between the region and its
-forecast.
+TorchDynamo hands over the graph of a diffusion transformer. ``analyse`` runs the passes below, which cut it into a
+front, a region that can be skipped and a tail; ``build`` compiles each piece once. At run time a guard decides at every
+step between the region and its forecast.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from .api import process_overrides, reports, table
-from .config import CacheConfig, environment_layer, parse_layer, resolve, split_options
+from .compat import counters, dynamo_control_flow, mode_options
+from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
-from .debug.messages import forget_warnings, say_compiled, say_refused
+from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
 from .passes.batch_rows import find_batch_rows
+from .passes.check_cuts import check_effects, check_sections
 from .passes.check_peers import check_peers
+from .passes.effects import Effects, effects_of
 from .passes.extract import duplicate
 from .passes.find_blocks import find_blocks
 from .passes.insert_guard import insert_guard
-from .passes.lower import compile_graph, compiler_options, lower
+from .passes.lower import compile_graph, lower
 from .passes.normalize import normalize
+from .passes.numbers import FIXED
 from .passes.outline import Outliner
-from .passes.plan import Plan, Refusal
+from .passes.plan import BatchRows, Plan, Refusal
 from .passes.plan_region import plan_region
 from .plugins import plugin_names
 from .policy import POLICIES
 from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.rows import RowPlaces
+
+log = logging.getLogger("dit_compile")
 
 Layers = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -46,37 +55,68 @@ def dit_cache(
 ) -> Callable[..., Any]:
     """Compiles ``gm`` with a step cache; what ``torch.compile`` calls.
 
-    ``mode`` and the ``options`` that are not settings of ours go to Inductor. A graph that cannot be cached safely is
-    compiled as plain Inductor would, with one warning that names the reason.
+    ``mode`` and the ``options`` that are not settings of ours go to Inductor; ``options`` may hold a ``mode`` of its
+    own, because ``torch.compile`` takes no other options beside its ``mode``. A graph that cannot be cached safely, or
+    for which a pass fails, is compiled as plain Inductor would, with the same mode and options and one message that
+    names the reason.
 
     Raises:
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.
     """
     ours, inductor = split_options(options)
+    patches = _inductor_patches(inductor.pop("mode", mode), inductor)
     names = plugin_names(ours)
     layers = (environment_layer(**names), parse_layer(ours, where="option", **names))
     config = resolve(*layers, process_overrides())
-    patches = compiler_options(mode, inductor)
     if not config.enabled:
         return compile_graph(gm, config.inner, patches)
+    say_recompile_limit()
     try:
-        return _cached(gm, example_inputs, layers, config, patches)
+        _refuse_training(example_inputs)
+        return build(analyse(gm, config), layers, config, patches)
     except Refusal as refusal:
+        reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal)))
         graphs = reports.all()
         hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)
         say_refused(gm, refusal, config.inner, hopeless=hopeless)
-        return compile_graph(gm, config.inner, patches)
+    except (ConfigError, *dynamo_control_flow()):
+        raise
+    except Exception as error:
+        if config.strict:
+            raise
+        _report_failure(gm, error, config)
+    return compile_graph(gm, config.inner, patches)
 
 
-def _cached(
-    gm: GraphModule, example_inputs: Sequence[Any], layers: Layers, config: CacheConfig, patches: dict[str, Any]
-) -> Callable[..., Any]:
-    """The passes, in order."""
-    dump = Dump(config.dump)
-    dump.before(gm)
+@dataclass(frozen=True)
+class Analysis:
+    """A graph taken apart, nothing compiled.
+
+    ``graph`` is the normalized copy of Dynamo's graph that ``plan`` speaks of, ``top`` the graph that remains after the
+    cuts: it calls segments, which call the unique pieces of ``outliner``. ``effects`` says what each piece does besides
+    returning values, ``rows`` how each region runs on some rows of a batch, or why it cannot. ``tap`` is what guards
+    measure.
+    """
+
+    graph: GraphModule
+    plan: Plan
+    top: GraphModule
+    outliner: Outliner
+    effects: Mapping[str, Effects]
+    rows: tuple[BatchRows | str, ...]
+    tap: str
+    report: GraphReport
+
+
+def analyse(gm: GraphModule, config: CacheConfig) -> Analysis:
+    """The passes, in order. ``gm`` is left as it is.
+
+    Raises:
+        Refusal: the graph cannot be cached safely; says why and what to do.
+    """
     watch = Watch()
-    try:
-        _refuse_training(example_inputs)
+    with Dump(config.dump, strict=config.strict) as dump:
+        dump.before(gm)
         check_peers(gm)
         with watch("normalize"):
             graph = normalize(duplicate(gm))
@@ -89,29 +129,61 @@ def _cached(
         dump.plan(plan)
         with watch("insert_guard"):
             top = insert_guard(graph, plan)
-    except Refusal as refusal:
-        dump.refusal(str(refusal))
-        reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal), seconds=watch.seconds))
-        raise
-    outliner = Outliner(whole=config.pieces == "segment")
-    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in find_batch_rows(top, plan))
-    with watch("outline"):
-        top = outliner.outline(top)
-    dump.after(top, outliner)
-    report = describe_plan(graph, plan, config, len(outliner.pieces), watch.seconds)
-    reports.add(report)
-    say_compiled(report)
-    top = lower(top, outliner.pieces, config.inner, patches)
+            check_sections(graph)
+            rows = find_batch_rows(top, plan)
+        outliner = Outliner(whole=config.pieces == "segment")
+        with watch("outline"):
+            top = outliner.outline(top)
+        with watch("effects"):
+            effects = {name: effects_of(piece, name) for name, piece in outliner.pieces.items()}
+            check_effects(outliner.calls, effects)
+        dump.after(top, outliner, effects)
+    notes = [*plan.notes, *dump.failures]
+    report = describe_plan(graph, plan, config, outliner, effects, graph.meta.get(FIXED, ()), notes, watch.seconds)
+    return Analysis(graph, plan, top, outliner, effects, rows, tap, report)
+
+
+def build(
+    analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
+    pieces, plan = analysis.outliner.pieces, analysis.plan
+    top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
+    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in analysis.rows)
     mains = tuple(region.main for region in plan.regions)
-    code = Code(top.forward, _clock_places(graph, plan), report.chain, tap, rows, mains)
+    code = Code(top.forward, _clock_places(analysis.graph, plan), analysis.report.chain, analysis.tap, rows, mains)
     cached = CachedGraph(code, layers, table, process_overrides)
-    torch._dynamo.utils.counters["dit_cache"]["graphs"] += 1
-    torch._dynamo.utils.counters["dit_cache"]["pieces"] += len(outliner.pieces)
+    reports.add(analysis.report)
+    say_compiled(analysis.report)
+    counters()["dit_cache"]["graphs"] += 1
+    counters()["dit_cache"]["pieces"] += len(pieces)
+    counters()["dit_cache"]["fixed_numbers"] += len(analysis.report.fixed_numbers)
 
     def forward(*args: Any) -> Any:
         return cached(*args)
 
     return forward
+
+
+def _inductor_patches(mode: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor's settings for ``torch.compile(mode=..., options=...)``; options win."""
+    if mode in (None, "default"):
+        return dict(options)
+    try:
+        return {**mode_options(mode), **options}
+    except RuntimeError as error:
+        raise ConfigError(f"mode {mode!r}: {error}") from error
+
+
+def _report_failure(gm: GraphModule, error: Exception, config: CacheConfig) -> None:
+    """An error in our own code, or in the compilation of a piece: it must not cost the user the model."""
+    text = f"an unexpected error, {type(error).__name__}: {error}"
+    reports.add(GraphReport(len(gm.graph.nodes), refusal=text, traceback=traceback.format_exc()))
+    log.exception(
+        "dit_cache: this graph is not cached, it runs as with plain %s: an unexpected error. Please report it with this "
+        "traceback; DIT_CACHE_STRICT=1 raises it instead",
+        config.inner,
+    )
 
 
 def _refuse_training(example_inputs: Sequence[Any]) -> None:
@@ -132,8 +204,9 @@ def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
     clock = plan.clock_inputs
     timestep = place[clock.timestep] if clock.timestep is not None else None
     return ClockPlaces(
-        places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side)
-    )
+        places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side),
+        places(clock.numbers),
+    )  # fmt: skip
 
 
 def _reset() -> None:

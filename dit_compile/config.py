@@ -94,7 +94,7 @@ class CacheConfig:
         "share of spectrum's fit in its forecast; the rest is a straight line")
     cfg: str | int = _knob("auto", number(1, words=("auto", "none")),
         "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
-    num_steps: int | None = _knob(None, number(1),
+    num_steps: int | None = _knob(None, number(1, 100_000),
         "steps per generation, only if the clock should not infer them", peer="num_inference_steps")
     scope: str = _knob("chain", choice("chain", "container", "halves", "block"),
         "one decision for the whole chain, one per container (module list, as in cache-dit 1.0.14), two halves, "
@@ -112,6 +112,8 @@ class CacheConfig:
         "takes longer to compile and spares the host, for small models on fast GPUs", structure=True)
     inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
+    strict: bool = _knob(False, FLAG,
+        "1 raises an unexpected error while compiling, instead of falling back to the plain compiler", structure=True)
     summary: bool = _knob(False, FLAG, "1 prints the summary when a generation ends")
     step_mask: str | None = _knob(None, MASK,
         "one digit per step, for policy=mask: 1101 computes all but the third; or, with num_steps, a mask by name",
@@ -186,7 +188,9 @@ class CacheConfig:
             "spectrum": (self.spectrum_degree, self.spectrum_ridge, self.spectrum_mix),
         }.get(self.forecast, (self.taylor_order,))
         forecast = self.forecast + f"({','.join(map(str, details))})" * bool(details)
-        detail = {"mask": f"({self.step_mask})", "interval": f"({self.interval})"}.get(self.policy, "")
+        mask = self.step_mask or ""
+        mask = mask if len(mask) <= 64 else f"{mask[:64]}..., {len(mask)} steps"
+        detail = {"mask": f"({mask})", "interval": f"({self.interval})"}.get(self.policy, "")
         guard = f"W{self.warmup_steps} C{self.max_continuous_cached_steps} t{self.residual_diff_threshold:g}"
         scope = "" if self.scope == "chain" else f" per {self.scope}"
         stored = "" if self.snapshot_dtype == "model" else f" {self.snapshot_dtype}"
@@ -210,9 +214,19 @@ def as_text(value: Any) -> str:
     return "unset" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
+def shortened(value: Any, limit: int = 200) -> str:
+    """``repr(value)`` for a message, cut where it is longer than ``limit`` characters."""
+    try:
+        text = repr(value[: limit + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    except Exception:  # a huge integer, or an object whose repr fails
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]}... ({type(value).__name__})"
+
+
 def _nearest(name: str, cutoff: float = 0.0) -> str:
     """The setting whose name is closest to ``name``, if close enough; cache-dit's names lead to ours."""
     peers = {setting["peer"]: ours for ours, setting in SETTINGS.items()}
+    name = name.strip("'")
     return peers.get(name) or "".join(difflib.get_close_matches(name.lower(), SETTINGS, 1, cutoff))
 
 
@@ -224,14 +238,15 @@ def _convert(name: str, value: Any, place: str, plugins: Names = None) -> Any:
     """The stored value of one setting; ``plugins`` are the names to choose from, if it names a plug-in."""
     accepts: Accepts = SETTINGS[name]["accepts"] if plugins is None else plugin(plugins)
     optional = SETTINGS[name]["default"] is None
-    if optional and (value is None or str(value).strip().lower() == "unset"):
+    if optional and (value is None or (isinstance(value, str) and value.strip().lower() == "unset")):
         return None
     try:
         return accepts.convert(value)
     except (ValueError, TypeError, KeyError, OverflowError):
-        close = difflib.get_close_matches(str(value).strip().lower(), accepts.words, 1)
+        close = difflib.get_close_matches(shortened(value).strip("' ").lower(), accepts.words, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"{place}: got {value!r}, expected {accepts.text}{', or unset' * optional}{hint}") from None
+        wanted = f"{accepts.text}{', or unset' * optional}{hint}"
+        raise ConfigError(f"{place}: got {shortened(value)}, expected {wanted}") from None
 
 
 def parse_layer(
@@ -245,9 +260,9 @@ def parse_layer(
     plugins = {"policy": policies, "forecast": forecasters}
     layer = {}
     for name, value in raw.items():
-        place = f"{where} {env_name(name)}" if where == ENVIRONMENT else f"{where} {name!r}"
+        place = f"{where} {env_name(name)}" if where == ENVIRONMENT else f"{where} {shortened(name)}"
         if name not in SETTINGS:
-            raise _unknown(place, repr(_nearest(str(name))))
+            raise _unknown(place, repr(_nearest(shortened(name))))
         layer[name] = _convert(name, value, place, plugins.get(name))
     return {**PRESETS.get(layer.get("preset", ""), {}), **layer}
 
@@ -298,12 +313,12 @@ def split_options(options: Mapping[str, Any] | None) -> tuple[dict[str, Any], di
     inductor = {name: value for name, value in (options or {}).items() if name not in SETTINGS}
     suspects = {name: nearest for name in inductor if (nearest := _nearest(str(name), cutoff=0.8))}
     if suspects:
-        import torch._inductor.config  # only to judge a suspect: this module stays light
+        from .compat import inductor_settings  # only to judge a suspect: this module stays light
 
-        known = torch._inductor.config.get_config_copy()
+        known = inductor_settings()
         for name, nearest in suspects.items():
             if name.replace("-", "_") not in known:
-                raise _unknown(f"option {name!r}", repr(nearest))
+                raise _unknown(f"option {shortened(name)}", repr(nearest))
     return ours, inductor
 
 

@@ -20,7 +20,7 @@ def plugin_names(*layers: Mapping[str, Any], environ: Mapping[str, str] = os.env
     that is no list of modules is left to ``parse_layer`` to refuse.
 
     Raises:
-        ConfigError: a module cannot be imported.
+        ConfigError: a module cannot be imported, or fails while it is.
     """
     for value in (environ.get(env_name("plugins"), "").strip(), *(layer.get("plugins") for layer in layers)):
         try:
@@ -30,6 +30,7 @@ def plugin_names(*layers: Mapping[str, Any], environ: Mapping[str, str] = os.env
         for module in modules:
             try:
                 importlib.import_module(module)
-            except ImportError as error:
-                raise ConfigError(f"plugins ({env_name('plugins')}): cannot import {module!r}: {error}") from error
+            except Exception as error:  # whatever the module raises while it is imported
+                reason = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+                raise ConfigError(f"plugins ({env_name('plugins')}): cannot import {module!r}: {reason}") from error
     return {"policies": POLICIES.names(), "forecasters": FORECASTERS.names()}

@@ -15,16 +15,11 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import free_symbols
 
-from .check_cuts import target_name
+from ..compat import free_symbols
 from .facts import fake, is_static_input, numel_hint, size_expr
+from .operators import OVER_A_DIM, target_name
 from .plan import BatchRows, Plan, Region
-
-_OVER_A_DIM = {
-    "softmax", "log_softmax", "flip", "roll", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "topk",
-    "kthvalue",
-}  # fmt: skip
 
 
 class _Mixed(Exception):
@@ -110,7 +105,7 @@ def _check(node: Node, value: torch.Tensor, batch: Any) -> None:
     name = target_name(node)
     if len(places) != 1 or _mentions(size_expr(value.shape[places[0]]) / batch, batch):
         raise _Mixed(f"{name} ({node.name}) combines the rows of the batch")
-    if name in _OVER_A_DIM and places[0] in _dims(node, value.ndim):
+    if name in OVER_A_DIM and places[0] in _dims(node, value.ndim):
         raise _Mixed(f"{name} ({node.name}) runs over the batch")
     if name == "scaled_dot_product_attention" and places[0] == value.ndim - 2:
         raise _Mixed(f"{name} ({node.name}) lets the samples of the batch see each other")

@@ -10,9 +10,10 @@ import torch
 from torch.fx import Graph, Node
 
 from .facts import fake, is_static_input, numel_hint
+from .numbers import NUMBER
+from .operators import CONCATENATIONS, WAVES
 from .plan import ClockInputs
 
-_WAVES: set[Any] = {torch.sin, torch.cos, "sin", "cos"}
 _TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
 
 
@@ -23,7 +24,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small
     input that feeds a sinusoidal embedding; an argument called so wins over one that only looks so, because guidance
     scales are embedded in the same way. Of the other tensors those with at least two dimensions (embeddings, position
-    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call. ``streams`` are
+    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call. Python numbers are
+    kept apart: the host knows their values. ``streams`` are
     all streams where they enter the first block.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -32,7 +34,9 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     # with dynamic=True numbers held by modules are inputs, too: new tensors at every call, which nobody reads any more
     read = [node for node in inputs if node.users and not is_static_input(node)]
     active = [node for node in read if isinstance(fake(node), torch.Tensor)]
-    timestep = _timestep(active)
+    numbers = [node for node in active if NUMBER in node.meta]
+    active = [node for node in active if NUMBER not in node.meta]
+    timestep = _timestep(active) or _timestep([node for node in numbers if not is_held_by_module(node.name)])
     sources = _sources([main_stream] if main_stream is not None else [])
     moving = tuple(node for node in active if node in sources and node is not timestep)
     rest = [node for node in active if node is not timestep and node not in moving]
@@ -43,7 +47,7 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
         for node in active
         if fake(node).is_floating_point() and node not in begun and not _is_time(node) and node is not timestep
     )
-    return ClockInputs(owner, moving, timestep, conditioning, side)
+    return ClockInputs(owner, moving, timestep, conditioning, side, tuple(n for n in numbers if n is not timestep))
 
 
 def _is_time(node: Node) -> bool:
@@ -55,6 +59,11 @@ def _timestep(active: list[Node]) -> Node | None:
     waves = [node for node in active if fake(node).ndim <= 1 and _feeds_waves(node)]
     both = [node for node in named if node in waves]
     return next(iter(both or named or waves), None)
+
+
+def is_held_by_module(name: str) -> bool:
+    """Whether the input of this name is an attribute of the model, not an argument of the call."""
+    return name.startswith("l_self_") or "_modules_" in name
 
 
 def _argument_name(node: Node) -> str:
@@ -70,7 +79,7 @@ def _feeds_waves(node: Node) -> bool:
         if current in seen or depth > 12:
             continue
         seen.add(current)
-        if current.target in _WAVES:
+        if current.target in WAVES:
             return True
         if current.target is not torch.nn.functional.linear:
             todo.extend((user, depth + 1) for user in current.users)
@@ -85,7 +94,7 @@ def _sources(values: Iterable[Node]) -> set[Node]:
         if node not in found:
             found.add(node)
             parts = node.all_input_nodes
-            if node.target in (torch.cat, torch.concat, torch.concatenate):
+            if node.target in CONCATENATIONS:
                 largest = max(map(numel_hint, parts))
                 parts = [part for part in parts if numel_hint(part) == largest]
             todo.extend(parts)

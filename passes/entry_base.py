@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from .facts import fake, may_fit
+from .operators import CONCATENATIONS
 from .trace_stream import SOMEWHERE, Window, is_addition, is_elementwise, is_move, sources
 
 
@@ -58,7 +59,7 @@ class EntryBase:
             return bases.pop() if len(bases) == 1 else None
         if not steps:
             return None
-        if node.target in (torch.cat, torch.concat, torch.concatenate):
+        if node.target in CONCATENATIONS:
             if len(steps) == 1 and window is not None:
                 return self._rebuild(*steps[0])
             parts = [source if self._is_before(source) else self._rebuild(source, None) for source, _ in steps]

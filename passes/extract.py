@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from ..compat import copy_dynamo_notes, copy_dynamo_source
 from .draft import Draft
 from .facts import external_inputs, fake, symbols_of
 
@@ -60,14 +61,13 @@ def placeholder_like(graph: Graph, node: Node) -> Node:
     """A placeholder in ``graph`` that carries the name, metadata and Dynamo source of ``node``."""
     new = graph.placeholder(node.name)
     new.meta = dict(node.meta)
-    new._dynamo_source = getattr(node, "_dynamo_source", None) if node.op == "placeholder" else None
+    copy_dynamo_source(new, node)
     return new
 
 
 def with_dynamo_meta(new: GraphModule, gm: GraphModule) -> GraphModule:
     new.meta = dict(gm.meta)
-    if hasattr(gm, "_param_name_to_source"):
-        new._param_name_to_source = gm._param_name_to_source
+    copy_dynamo_notes(new, gm)
     return new
 
 

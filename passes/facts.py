@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_symbols
+
+from ..compat import free_symbols, free_unbacked_symbols, storage_id
 
 _COMPONENT = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)|\.(\d+)|^([A-Za-z_]\w*)")
 _NOISE = {"_modules", "__dict__"}
@@ -119,38 +120,12 @@ def symbols_of(values: Iterable[Any]) -> set[Any]:
     return found
 
 
-def describe(value: Any) -> Any:
-    """Hashable description of what a compiled piece may rely on in one of its values.
-
-    Covers class, shape, stride (that of a size-1 dimension is irrelevant), dtype, device, offset alignment and, for
-    tensor subclasses, the flattened inner tensors with their context.
-    """
-    if isinstance(value, (tuple, list)):
-        return tuple(describe(item) for item in value)
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return str(size_expr(value))
-    if not isinstance(value, torch.Tensor):
-        return repr(value)
-    shape = tuple(str(size_expr(size)) for size in value.shape)
-    flatten = getattr(value, "__tensor_flatten__", None)
-    if flatten is not None:
-        names, context = flatten()
-        inner = tuple((name, describe(getattr(value, name))) for name in names)
-        return (type(value).__qualname__, shape, value.dtype, str(value.device), inner, repr(context))
-    strides = tuple("-" if size == "1" else str(size_expr(s)) for size, s in zip(shape, value.stride(), strict=True))
-    aligned = same_size(value.storage_offset() * value.element_size() % 16, 0)
-    return (shape, strides, value.dtype, str(value.device), value.requires_grad, aligned)
-
-
 def storage(node: Node) -> int | None:
     """Names the memory behind a node's tensor: equal for views of one tensor. None for what is no plain tensor."""
     value = fake(node)
     if not isinstance(value, torch.Tensor) or hasattr(value, "__tensor_flatten__"):
         return None
-    try:
-        return int(value.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return None
+    return storage_id(value)
 
 
 def positions(graph: Graph) -> dict[Node, int]:

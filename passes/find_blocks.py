@@ -4,8 +4,9 @@ Input:   embed -> blocks.0 -> blocks.1 -> ... -> single_blocks.0 -> ... -> head
 Output:  (Block blocks.0, Block blocks.1, ..., Block single_blocks.0, ...)
 
 Names come from the module stack that Dynamo leaves on each node; which blocks belong together is decided by dataflow:
-a chain is what one residual stream runs through. Where there is no module stack, ``find_period`` looks at structure
-alone.
+a chain is what one residual stream runs through. A list that runs several times in one call of the model (shared
+weights, guidance inside the model) gives blocks for every run. Where there is no module stack, ``find_period`` looks
+at structure alone.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ MIN_NODES = 4  # fewer operations are a layer, not a block
 
 
 def find_blocks(gm: GraphModule) -> tuple[Block, ...]:
-    """Returns the main chain of ``gm`` in execution order.
+    """Returns the blocks of the main chain of ``gm`` in execution order, and those of further runs of its lists.
 
     Raises:
         NoChain: no residual stream runs through at least three blocks.
     """
     runs = _runs_by_module(gm)
-    chain = _longest_chain(gm, runs)
+    chain = _with_further_runs(gm, _chains(gm, runs))
     if not _repeats(chain):
         chain = find_period(gm)
     if len(chain) < MIN_BLOCKS:
@@ -65,10 +66,13 @@ def _block_keys(gm: GraphModule) -> dict[Node, tuple[tuple[str, ...], int, str]]
     return keys
 
 
-def _runs_by_module(gm: GraphModule) -> list[Block]:
-    """One block per list element: its longest stretch of consecutive nodes (a call elsewhere is not the block)."""
+Key = tuple[tuple[str, ...], int, str]
+
+
+def _stretches(gm: GraphModule) -> list[tuple[Key, list[Node]]]:
+    """Consecutive nodes of one list element, in graph order."""
     keys = _block_keys(gm)
-    stretches: list[tuple[tuple[tuple[str, ...], int, str], list[Node]]] = []
+    stretches: list[tuple[Key, list[Node]]] = []
     between: list[Node] = []
     for node in gm.graph.nodes:
         key = keys.get(node)
@@ -81,26 +85,68 @@ def _runs_by_module(gm: GraphModule) -> list[Block]:
         else:
             stretches.append((key, [node]))
         between = []
-    best: dict[tuple[tuple[str, ...], int], Block] = {}
+    return [(key, [node for node in nodes if node.op not in ("placeholder", "get_attr")]) for key, nodes in stretches]
+
+
+def _runs_by_module(gm: GraphModule) -> list[Block]:
+    """One block for every run of a list element.
+
+    The longest stretch of nodes is one, and so is every other that runs the same submodules: a part of the block that
+    is called elsewhere is not the block.
+    """
+    stretches = _stretches(gm)
+    longest: dict[tuple[tuple[str, ...], int], list[Node]] = {}
+    for (path, index, _), nodes in stretches:
+        if len(nodes) > len(longest.get((path, index), ())):
+            longest[path, index] = nodes
+    inner = {key: _submodules(nodes) for key, nodes in longest.items()}
+    blocks = []
+    turns: dict[tuple[str, ...], int] = defaultdict(int)
+    seen: dict[tuple[str, ...], set[int]] = defaultdict(set)  # elements that the list has run in this turn
     for (path, index, kind), nodes in stretches:
-        compute = tuple(node for node in nodes if node.op not in ("placeholder", "get_attr"))
-        known = best.get((path, index))
-        if known is None or len(compute) > len(known.nodes):
-            best[path, index] = Block(container_name(path), index, kind, compute)
-    place = positions(gm.graph)
-    return sorted(best.values(), key=lambda block: place[block.nodes[0]])
+        if nodes is not longest[path, index] and _submodules(nodes) != inner[path, index]:
+            continue
+        if index in seen[path]:
+            turns[path] += 1
+            seen[path].clear()
+        seen[path].add(index)
+        blocks.append(Block(container_name(path), index, kind, tuple(nodes), path, turns[path]))
+    return blocks
+
+
+def _submodules(nodes: list[Node]) -> set[tuple[str, ...]]:
+    return {path for node in nodes for path, _ in module_stack(node)[-1:]}
 
 
 def container_name(path: Iterable[str]) -> str:
     return ".".join(part for part in path if part not in ("L", "self", "_orig_mod", "fn")) or "blocks"
 
 
-def _longest_chain(gm: GraphModule, runs: list[Block]) -> tuple[Block, ...]:
-    """Walks the main stream backwards from the last block of every list and keeps the walk that covers most nodes."""
+def _chains(gm: GraphModule, runs: list[Block]) -> list[tuple[Block, ...]]:
+    """The main stream walked backwards from the last block of every run of every list, most nodes first."""
     owner = {node: run for run in runs for node in run.nodes}
-    last_of_list = {run.container: run for run in runs}
-    chains = [_walk_back(gm, end, owner) for end in last_of_list.values()]
-    return max(chains, key=lambda chain: sum(len(block.nodes) for block in chain), default=())
+    last_of_run = {(run.path, run.turn): run for run in runs}
+    chains = [_walk_back(gm, end, owner) for end in last_of_run.values()]
+    return sorted(chains, key=lambda chain: sum(len(block.nodes) for block in chain), reverse=True)
+
+
+def _with_further_runs(gm: GraphModule, chains: list[tuple[Block, ...]]) -> tuple[Block, ...]:
+    """The longest chain, and others through the same lists beside it (one for each prompt, say), in graph order.
+
+    A chain that begins before another has ended cannot be skipped by itself and is left out.
+    """
+    place = positions(gm.graph)
+    chosen = chains[:1]
+    for chain in chains[1:]:
+        lists = {block.path for block in chosen[0]}
+        apart = all(
+            place[chain[-1].nodes[-1]] < place[other[0].nodes[0]] or place[other[-1].nodes[-1]] < place[chain[0].nodes[0]]
+            for other in chosen
+        )
+        if apart and {block.path for block in chain} <= lists:
+            chosen.append(chain)
+    blocks = [block for chain in chosen for block in chain]
+    return tuple(sorted(blocks, key=lambda block: place[block.nodes[0]]))
 
 
 def main_output(nodes: Iterable[Node]) -> Node | None:
@@ -137,7 +183,7 @@ def _predecessor(block: Block, reached: list[Node], main: list[Node], owner: dic
     stream (image and text refiners that are concatenated) do not precede: the chain starts where they have met. Nor
     does what is no block, such as a projection of concatenated skips.
     """
-    candidates = list({owner[node].name: owner[node] for node in reached}.values())
+    candidates = list(dict.fromkeys(owner[node] for node in reached))
     neighbour = next((run for run in candidates if _is_neighbour(run, block)), None)
     if neighbour is not None:
         return neighbour
@@ -150,7 +196,7 @@ def _predecessor(block: Block, reached: list[Node], main: list[Node], owner: dic
 
 
 def _is_neighbour(run: Block, block: Block) -> bool:
-    return run.container == block.container and run.index == block.index - 1
+    return (run.path, run.turn, run.index) == (block.path, block.turn, block.index - 1)
 
 
 def _is_residual(run: Block) -> bool:

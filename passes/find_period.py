@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from .canonical import canonical_form
 from .facts import external_inputs, positions
+from .identity import identity
 from .plan import Block
 
 _MIN_REPEATS = 3
@@ -61,9 +61,9 @@ def _cut_at_narrowest(gm: GraphModule, nodes: list[Node], start: int, covered: i
     phase = min(range(period), key=lambda p: (crossing(start + period + p), p))
     cuts = list(range(start + phase, end + 1, period))
     pieces = [nodes[a:b] for a, b in itertools.pairwise(cuts)]
-    while pieces and not _alike(pieces[0], pieces[1] if len(pieces) > 1 else []):
+    while pieces and not _alike(gm, pieces[0], pieces[1] if len(pieces) > 1 else []):
         pieces.pop(0)
-    while len(pieces) > 1 and not _alike(pieces[-1], pieces[-2]):
+    while len(pieces) > 1 and not _alike(gm, pieces[-1], pieces[-2]):
         pieces.pop()
     blocks = tuple(Block("structure", i, "repeated operations", tuple(piece)) for i, piece in enumerate(pieces))
     linked = all(_reads(b, a) for a, b in itertools.pairwise(blocks))
@@ -71,8 +71,8 @@ def _cut_at_narrowest(gm: GraphModule, nodes: list[Node], start: int, covered: i
     return blocks if linked and ordered and len(blocks) >= _MIN_REPEATS else ()
 
 
-def _alike(left: list[Node], right: list[Node]) -> bool:
-    return canonical_form(left, exact=False) == canonical_form(right, exact=False)
+def _alike(gm: GraphModule, left: list[Node], right: list[Node]) -> bool:
+    return identity(gm, left, exact=False) == identity(gm, right, exact=False)
 
 
 def _reads(block: Block, before: Block) -> bool:

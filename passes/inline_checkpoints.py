@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from ..compat import is_checkpoint
 from .facts import is_item_of_tuple
 
 
 def inline_checkpoints(gm: GraphModule) -> GraphModule:
     """Without gradients a checkpoint is a plain call; inside it blocks, writes and random numbers would be hidden."""
-    checkpoint = torch.ops.higher_order.tag_activation_checkpoint
-    for node in [node for node in gm.graph.nodes if node.target is checkpoint]:
+    for node in [node for node in gm.graph.nodes if is_checkpoint(node)]:
         reference = node.args[0]
         body: Any = getattr(gm, str(reference.target))
         env: dict[Node, Any] = {}

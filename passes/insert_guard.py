@@ -10,35 +10,29 @@ after:   front = self.front(x)                                   # embed, block 
 
 from __future__ import annotations
 
-import itertools
 import operator
 from typing import Any
 
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from .check_cuts import check_cuts
 from .draft import Draft
 from .extract import extract, placeholder_like, with_dynamo_meta
 from .facts import external_outputs
 from .guard_ops import compute_or_forecast, guard
-from .plan import Plan
-
-PIECE = "dit_piece"  # node.meta key: the name of the piece that a node belongs to
+from .plan import PART, Block, Part, Plan
 
 
 def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
     """Returns the top-level graph; its first input is the runtime's ``step``, the others are those of ``gm``.
 
-    Raises:
-        Refusal: a cut would separate an in-place write, an autocast section or the like (see ``check_cuts``).
+    Every computing node of ``gm`` and its copies in the segments are marked with their ``Part``. Whether the cuts are
+    legal is checked afterwards (``check_cuts``).
     """
     order = [node for node in gm.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     place = {node: i for i, node in enumerate(gm.graph.nodes)}
     segments = _segments(order, place, plan)
-    _name_pieces(segments, plan)
-    skippable = {node.meta[PIECE] for _, nodes, region in segments if region is not None for node in nodes}
-    check_cuts(gm, {node: node.meta[PIECE] for node in order}, skippable)
+    _mark_parts(segments, plan)
 
     graph = Graph()
     root = GraphModule({}, Graph())
@@ -100,20 +94,22 @@ def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[Seg
     return [segment for segment in segments if segment[1]]
 
 
-def _name_pieces(segments: list[Segment], plan: Plan) -> None:
-    """Every block is a piece of its own, and so is each stretch of nodes between two blocks."""
+def _mark_parts(segments: list[Segment], plan: Plan) -> None:
+    """Every block is a part of its own, and so is each stretch of nodes between two blocks."""
     owner = {node: block for block in plan.chain for node in block.nodes}
-    for segment, nodes, _ in segments:
-        glue = itertools.count()
-        name = ""
-        previous: Node | None = None
+    hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))
+    pulled = set[Node]().union(*(region.pulled for region in plan.regions))
+    for segment, nodes, region in segments:
+        parts: dict[object, Part] = {}
+        glue = 0
+        previous: object = None
         for node in nodes:
-            block = owner.get(node)
-            if any(node in region.hoisted for region in plan.regions):
-                name = f"{segment}_hoisted"
-            elif block is not None:
-                name = f"{block.container}_{block.index}".replace(".", "_")
-            elif previous is None or owner.get(previous) is not None:
-                name = f"{segment}_glue_{next(glue)}"
-            node.meta[PIECE] = name
-            previous = node
+            key: object = "hoisted" if node in hoisted else "pulled" if node in pulled else owner.get(node)
+            if key is None:
+                glue += not isinstance(previous, int)
+                key = glue
+            if key not in parts:
+                name = key.name if isinstance(key, Block) else f"{segment}.{key if isinstance(key, str) else 'glue'}"
+                parts[key] = Part(name, skippable=region is not None, moved=key == "hoisted")
+            node.meta[PART] = parts[key]
+            previous = key

@@ -7,44 +7,22 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from ..compat import is_usage_log
 from .facts import fake, is_item_of_tuple, size_expr
 from .inline_checkpoints import inline_checkpoints
+from .numbers import numbers_as_operands
 from .out_of_place import out_of_place
-from .plan import Refusal
 
 
 def normalize(gm: GraphModule) -> GraphModule:
     """Runs all rewrites; ``gm`` is changed in place and returned."""
-    return share_sizes(gather_items(out_of_place(fix_floats(inline_checkpoints(drop_telemetry(gm))))))
+    return share_sizes(gather_items(out_of_place(numbers_as_operands(inline_checkpoints(drop_telemetry(gm))))))
 
 
 def drop_telemetry(gm: GraphModule) -> GraphModule:
     """Removes the usage logging that slicing a ``ModuleList`` leaves behind; it would count as glue between blocks."""
     for node in list(gm.graph.nodes):
-        if node.target is torch._C._log_api_usage_once:
-            gm.graph.erase_node(node)
-    return gm
-
-
-def fix_floats(gm: GraphModule) -> GraphModule:
-    """Writes numbers that modules or functions hold (the eps of a norm, a default value) into the graph.
-
-    With ``dynamic=True`` Dynamo passes them as tensors and reads them with ``.item()``, which only works where Dynamo's
-    own fake inputs are at hand, not in a piece. Reading the number here adds a guard on it, as Dynamo itself does
-    without ``dynamic=True``.
-
-    Raises:
-        Refusal: the number is an argument of the call; fixing it would recompile at every step.
-    """
-    for node in list(gm.graph.nodes):
-        value = fake(node)
-        if isinstance(value, torch.SymFloat) and node.op != "placeholder" and node.target == "item":
-            source = node.args[0]
-            if source.name.startswith("l_") and not source.name.startswith("l_self_"):
-                raise Refusal(
-                    f"the argument {source.name} is a Python float that changes from call to call; pass it as a tensor"
-                )
-            node.replace_all_uses_with(float(value))
+        if is_usage_log(node):
             gm.graph.erase_node(node)
     return gm
 

@@ -21,12 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from .facts import cuts_of, fake, positions, same_size, storage
-
-_FUNCTIONS: dict[Any, Any] = {
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}  # fmt: skip
-_METHODS = {f"{name}_": name for name in ("add", "sub", "mul", "div", "addcmul", "clamp", "neg", "relu", "sigmoid")}
+from .operators import FUNCTIONAL, FUNCTIONAL_METHODS
 
 
 def out_of_place(gm: GraphModule) -> GraphModule:
@@ -41,7 +36,7 @@ def out_of_place(gm: GraphModule) -> GraphModule:
         if node.target is operator.setitem:
             _scatter(node, sharing, place)
             continue
-        ordinary = (_FUNCTIONS if node.op == "call_function" else _METHODS).get(node.target)
+        ordinary = (FUNCTIONAL if node.op == "call_function" else FUNCTIONAL_METHODS).get(node.target)
         if ordinary is None or not isinstance(node.args[0], Node) or not isinstance(fake(node.args[0]), torch.Tensor):
             continue
         target = node.args[0]

@@ -1,4 +1,4 @@
-"""Splits a segment into its blocks and keeps one copy of those that are structurally identical.
+"""Splits a segment into its blocks and keeps one copy of those that are the same code.
 
 before:  region_0(h, w1, w2, w3) = [all nodes of blocks 1, 2, 3]
 after:   h = self.block(h, w1); h = self.block(h, w2); h = self.block(h, w3)
@@ -11,35 +11,60 @@ from __future__ import annotations
 
 import itertools
 import operator
-from typing import Any
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 from torch.fx import Graph, GraphModule, Node
 
-from .canonical import canonical_form
 from .extract import extract, inputs_of, placeholder_like, with_dynamo_meta
 from .facts import external_outputs
-from .insert_guard import PIECE
+from .identity import identity
+from .plan import PART, Part
+
+
+@dataclass(frozen=True)
+class PieceCall:
+    """One use of a piece: where, and with which values (nodes of the segment)."""
+
+    piece: str
+    parts: tuple[Part, ...]
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+
+    @property
+    def where(self) -> str:
+        """The part's name, or the first and last of several."""
+        return " to ".join(dict.fromkeys((self.parts[0].name, self.parts[-1].name)))
+
+    @property
+    def skippable(self) -> bool:
+        return self.parts[0].skippable
+
+    @property
+    def moved(self) -> bool:
+        return self.parts[0].moved
 
 
 class Outliner:
-    """Holds the unique pieces of one top-level graph; segments share them.
+    """The unique pieces of one top-level graph; segments share them.
 
-    Two pieces are one when their canonical forms are equal node by node, with shapes, strides, dtypes, devices and
-    subclass metadata; a hash is never trusted alone (equality of the forms is what the dictionary compares).
+    Two stretches of nodes are one piece when their identities are equal (see ``identity``). Names are made for dumps
+    and are unique; nothing is looked up by a name that a model has given.
     """
 
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
         self.pieces: dict[str, GraphModule] = {}
-        self.uses: dict[str, list[str]] = {}
-        self._outputs: dict[Any, list[int]] = {}
-        self._names: dict[Any, str] = {}
+        self.calls: list[PieceCall] = []
+        self._outputs: dict[Hashable, list[int]] = {}
+        self._names: dict[Hashable, str] = {}
 
     def outline(self, top: GraphModule) -> GraphModule:
         """Replaces every segment of ``top`` by calls of unique pieces (in place) and returns ``top``."""
         segments = {name: module for name, module in top.named_children() if isinstance(module, GraphModule)}
         stretches = {
-            name: [(canonical_form(nodes, exact=True), nodes) for nodes in self._stretches(segment)]
+            name: [(identity(segment, nodes), nodes) for nodes in self._stretches(segment)]
             for name, segment in segments.items()
         }
         for key, nodes in itertools.chain.from_iterable(stretches.values()):
@@ -51,17 +76,23 @@ class Outliner:
             setattr(top, name, self._rebuild(name, segment, stretches[name]))
         return top
 
-    def _rebuild(self, name: str, segment: GraphModule, stretches: list[tuple[Any, list[Node]]]) -> GraphModule:
+    def uses(self) -> dict[str, list[str]]:
+        """For each piece the names of the parts that it runs as."""
+        found: dict[str, list[str]] = {}
+        for call in self.calls:
+            found.setdefault(call.piece, []).append(call.where)
+        return found
+
+    def _rebuild(self, name: str, segment: GraphModule, stretches: list[tuple[Hashable, list[Node]]]) -> GraphModule:
         graph = Graph()
         root = GraphModule({}, Graph())
         env = {node: placeholder_like(graph, node) for node in segment.graph.nodes if node.op == "placeholder"}
         for key, nodes in stretches:
             outputs = [nodes[i] for i in self._outputs[key]]
             inputs = inputs_of(segment, nodes)
-            unique = self._names.setdefault(key, nodes[0].meta[PIECE])
-            if unique not in self.pieces:
-                self.pieces[unique], _ = extract(segment, nodes, outputs, "piece")
-            self.uses.setdefault(unique, []).append(nodes[0].meta[PIECE])
+            unique = self._piece(key, segment, nodes, outputs)
+            parts = tuple(dict.fromkeys(node.meta[PART] for node in nodes))
+            self.calls.append(PieceCall(unique, parts, tuple(inputs), tuple(outputs)))
             setattr(root, unique, self.pieces[unique])
             result = graph.call_module(unique, tuple(env[node] for node in inputs))
             for i, node in enumerate(outputs):
@@ -74,8 +105,21 @@ class Outliner:
                 graph.erase_node(node)
         return with_dynamo_meta(GraphModule(root, graph, class_name=name), segment)
 
+    def _piece(self, key: Hashable, segment: GraphModule, nodes: list[Node], outputs: list[Node]) -> str:
+        """The name of the piece with identity ``key``, which is made at its first use."""
+        name = self._names.get(key)
+        if name is None:
+            name = base = re.sub(r"\W", "_", nodes[0].meta[PART].name)
+            for number in itertools.count(2):
+                if name not in self.pieces:
+                    break
+                name = f"{base}_{number}"
+            self._names[key] = name
+            self.pieces[name], _ = extract(segment, nodes, outputs, "piece")
+        return name
+
     def _stretches(self, segment: GraphModule) -> list[list[Node]]:
         """Consecutive nodes of one piece."""
         nodes = [node for node in segment.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
-        groups = itertools.groupby(nodes, key=lambda node: None if self._whole else node.meta[PIECE])
+        groups = itertools.groupby(nodes, key=lambda n: n.meta[PART].moved if self._whole else n.meta[PART])
         return [list(group) for _, group in groups]

@@ -7,6 +7,22 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 
+PART = "dit_part"  # node.meta key: the Part that a node belongs to
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Nodes that are compiled together: a block, or the nodes between two blocks. Each is equal to itself only.
+
+    ``name`` is for people. ``skippable``: it lies in a region. ``moved``: it runs in front of the region that its nodes
+    stand in.
+    """
+
+    name: str
+    skippable: bool = False
+    moved: bool = False
+
+
 class Refusal(Exception):
     """The graph cannot be cached safely; the message says why and what a user can do."""
 
@@ -28,17 +44,20 @@ class Block:
 
     ``nodes`` are the block's own nodes in graph order. ``container`` is the dotted name of the list the block came
     from (or ``structure`` when only its shape in the graph gave it away), ``index`` its place there and ``kind`` the
-    class name of its module.
+    class name of its module. ``path`` tells lists apart (two may have the same dotted name). ``turn`` counts how often
+    the list has been run before in the same call of the model.
     """
 
     container: str
     index: int
     kind: str
     nodes: tuple[Node, ...] = field(repr=False)
+    path: tuple[str, ...] = field(default=(), repr=False)
+    turn: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.container}.{self.index}"
+        return f"{self.container}.{self.index}" + (f" (run {self.turn + 1})" if self.turn else "")
 
 
 @dataclass(frozen=True)
@@ -108,7 +127,7 @@ class ClockInputs:
     ``owner`` are the model's weights (whose model is this?), ``moving`` the inputs that change at every step
     (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a
     generation. ``side`` are floating point inputs of which no stream begins (prompts, control samples, scales): the
-    guard must notice when they change.
+    guard must notice when they change. ``numbers`` are Python numbers, which arrive as float64 tensors of shape ().
     """
 
     owner: tuple[Node, ...]
@@ -116,3 +135,4 @@ class ClockInputs:
     timestep: Node | None
     conditioning: tuple[Node, ...]
     side: tuple[Node, ...] = ()
+    numbers: tuple[Node, ...] = ()

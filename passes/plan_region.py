@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from torch.fx import Graph, GraphModule, Node
 
-from .check_cuts import check_pure
 from .clock_inputs import find_clock_inputs
 from .entry_base import EntryBase
 from .facts import (
@@ -25,7 +24,7 @@ from .facts import (
     positions,
     same_shape,
 )
-from .find_blocks import main_output
+from .find_blocks import MIN_BLOCKS, main_output
 from .plan import Block, Exit, Plan, Refusal, Region
 from .pull_slices import pull_slices
 from .taps import with_tap
@@ -70,7 +69,13 @@ def plan_region(
 def _groups(
     chain: tuple[Block, ...], front: int, back: int, scope: str, notes: list[str]
 ) -> Sequence[tuple[Block, ...]]:
-    """The blocks of each region, with those that always run where a region has such of its own."""
+    """The blocks of each region, with those that always run where a region has such of its own.
+
+    A list that runs several times in one call of the model is a chain of its own each time.
+    """
+    runs = _by_run(chain)
+    if len(runs) > 1:
+        return [group for run in runs for group in _groups(run, front, back, scope, notes)]
     if scope == "container":
         return _by_container(chain, notes)
     if scope == "halves":
@@ -81,13 +86,19 @@ def _groups(
     return [chain]
 
 
+def _by_run(chain: tuple[Block, ...]) -> list[tuple[Block, ...]]:
+    """The blocks of each run of the lists; one chain where a run is too short to be one."""
+    runs = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.turn)]
+    return runs if all(len(run) >= MIN_BLOCKS for run in runs) else [chain]
+
+
 def _halves(chain: tuple[Block, ...]) -> list[tuple[Block, ...]]:
     middle = len(chain) // 2
     return [chain[:middle], chain[middle:]] if middle >= 2 else [chain]
 
 
 def _by_container(chain: tuple[Block, ...], notes: list[str]) -> list[tuple[Block, ...]]:
-    groups = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.container)]
+    groups = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: (block.path, block.container))]
     if all(len(group) >= 2 for group in groups):
         return groups
     notes.append("the lists of blocks alternate or hold a single block: scope=container is planned as scope=chain")
@@ -167,7 +178,6 @@ def _plan_one(
             entering = [n for n in inputs if n in streams and any(place[u] >= start for u in n.users)]
             base = _twin(node, entering, group, place, start) or bases.of(node)
             exits.append(Exit(node, base, joined=base in bases.made))
-    check_pure(hoisted, why="it would have to run on every step")
     if not exits:
         raise Refusal(f"nothing that {group[front].name} to {group[-1].name} compute is read after them")
 

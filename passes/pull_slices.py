@@ -6,15 +6,12 @@ after:   region -> [text, image] -> image | head                              (t
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 
-import torch
 from torch.fx import Node
 
 from .facts import fake, is_item_of_tuple, is_tensor, numel_hint
-
-_SLICES = {operator.getitem, torch.narrow, torch.split, torch.chunk, "narrow", "split", "chunk", "split_with_sizes"}
+from .operators import SLICES
 
 
 def pull_slices(
@@ -46,7 +43,7 @@ def _slices_of(node: Node, place: dict[Node, int], stop: int) -> tuple[set[Node]
         if user in slices:
             continue
         ready = all(source is node or source in slices or place[source] < stop for source in user.all_input_nodes)
-        if user.target not in _SLICES or not ready:
+        if user.target not in SLICES or not ready:
             return set(), []
         slices.add(user)
         if is_tensor(user):

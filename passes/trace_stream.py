@@ -17,23 +17,7 @@ import torch
 from torch.fx import Node
 
 from .facts import cuts_of, fake, is_item_of_tuple, numel_hint, same_size, size_expr
-
-_ADDITIONS: set[Any] = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_FIRST_OPERAND: set[Any] = {
-    operator.sub, operator.isub, torch.sub, torch.addcmul, "sub", "sub_", "addcmul", "addcmul_", torch.slice_scatter,
-}  # fmt: skip
-_MOVES: set[Any] = {
-    torch.reshape, torch.flatten, torch.unflatten, torch.transpose, torch.permute, torch.squeeze, torch.unsqueeze,
-    torch.clamp, torch.clip, torch.clone, torch.nn.functional.dropout, torch.split, torch.chunk,
-    "to", "type", "type_as", "float", "half", "bfloat16", "double", "view", "reshape", "flatten", "unflatten",
-    "contiguous", "transpose", "permute", "squeeze", "unsqueeze", "clamp", "clip", "clone", "expand", "expand_as",
-    "view_as", "reshape_as", "split", "chunk", "split_with_sizes", "movedim", "swapaxes", "detach", "narrow",
-}  # fmt: skip
-_ELEMENTWISE: set[Any] = {
-    "to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "clamp", "clip", "clone", "detach",
-    torch.clamp, torch.clip, torch.clone, torch.nn.functional.dropout,
-}  # fmt: skip
-_SPLITS: set[Any] = {torch.split, torch.chunk, "split", "chunk", "split_with_sizes"}
+from .operators import ADDITIONS, CONCATENATIONS, ELEMENTWISE, FIRST_OPERAND, MOVES, SPLITS
 
 
 @dataclass(frozen=True)
@@ -70,17 +54,17 @@ def leaves(value: Node, stop: Callable[[Node], bool], *, main_only: bool = False
 
 
 def is_addition(node: Node) -> bool:
-    return node.target in _ADDITIONS
+    return node.target in ADDITIONS
 
 
 def is_move(node: Node) -> bool:
     """Whether ``node`` only moves or casts data (slices, splits and concatenations aside)."""
-    return node.target in _MOVES and node.target not in _SPLITS
+    return node.target in MOVES and node.target not in SPLITS
 
 
 def is_elementwise(node: Node) -> bool:
     """Whether ``node`` leaves every element where it is."""
-    return node.target in _ELEMENTWISE
+    return node.target in ELEMENTWISE
 
 
 def sources(node: Node, window: Window | None, main_only: bool = False) -> Iterator[tuple[Node, Window | None]]:
@@ -92,21 +76,21 @@ def sources(node: Node, window: Window | None, main_only: bool = False) -> Itera
     if is_item_of_tuple(node):
         source = node.args[0]
         assert isinstance(source, Node)
-        if source.op != "placeholder" and source.target in _SPLITS and isinstance(source.args[0], Node):
+        if source.op != "placeholder" and source.target in SPLITS and isinstance(source.args[0], Node):
             yield source.args[0], _inside(_window_of_item(source, node.args[1]), window)
         return
     if target is operator.getitem and operands:
         yield operands[0], _inside(_window_of_slice(node), window)
-    elif target in _ADDITIONS:
+    elif target in ADDITIONS:
         for operand in operands:
             if isinstance(fake(operand), torch.Tensor) and fake(operand).ndim == fake(node).ndim:
                 yield operand, window
-    elif target in _FIRST_OPERAND and operands:
+    elif target in FIRST_OPERAND and operands:
         yield operands[0], window
-    elif target in (torch.cat, torch.concat, torch.concatenate):
+    elif target in CONCATENATIONS:
         yield from _parts(node, window, main_only)
-    elif target in _MOVES and operands:
-        yield operands[0], window if target in _ELEMENTWISE or window is None else SOMEWHERE
+    elif target in MOVES and operands:
+        yield operands[0], window if target in ELEMENTWISE or window is None else SOMEWHERE
 
 
 def _inside(outer: Window | None, inner: Window | None) -> Window | None:

@@ -12,14 +12,16 @@ from typing import Any
 
 from torch.fx import Node
 
-from .canonical import canonical_form
+from ..compat import owning_module
 from .facts import external_inputs, is_static_input
+from .identity import identity
 from .plan import Block
 
 
 def twin_by_wiring(value: Node, group: tuple[Block, ...], place: dict[Node, int], start: int) -> Node | None:
     """The value that ``value`` was, in the same stream, before position ``start``; None where the wiring is unclear."""
-    forms = [canonical_form(block.nodes, exact=False) for block in group]
+    gm = owning_module(value.graph)
+    forms = [identity(gm, block.nodes, exact=False) for block in group]
     mapping = _output_to_input(group, forms)
     where = {node: (i, j) for i, block in enumerate(group) for j, node in enumerate(block.nodes)}
     while value in where and place[value] >= start:

@@ -4,65 +4,86 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch._logging._internal import trace_structured
 from torch.fx import GraphModule, Node
 
+from ..compat import trace_artifact
+from ..passes.effects import Effects
 from ..passes.facts import fake, is_static_input, numel_hint
 from ..passes.guard_ops import compute_or_forecast, guard
 from ..passes.outline import Outliner
-from ..passes.plan import Block, Plan
+from ..passes.plan import Block, Plan, Refusal
 
 log = logging.getLogger("dit_compile")
 _numbers = itertools.count()
 
 
 class Dump:
-    """Writes into ``folder/graph_N/``; does nothing when ``folder`` is None."""
+    """Writes into ``folder/graph_N/``; does nothing when ``folder`` is None.
 
-    def __init__(self, folder: str | None) -> None:
+    As a context manager it writes ``refused.txt`` when the graph is refused. A file that cannot be written is logged
+    with its traceback and noted in ``failures``; the graph is compiled all the same. ``strict`` raises instead.
+    """
+
+    def __init__(self, folder: str | None, *, strict: bool = False) -> None:
+        self._folder = folder
+        self._strict = strict
         self._path: Path | None = None
-        if folder is not None:
-            self._path = Path(folder) / f"graph_{next(_numbers)}"
-            self._path.mkdir(parents=True, exist_ok=True)
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Dump:
+        if self._folder is not None:
+            with self._safely():
+                path = Path(self._folder) / f"graph_{next(_numbers)}"
+                path.mkdir(parents=True, exist_ok=True)
+                self._path = path
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Refusal):
+            self._write("refused.txt", lambda: f"{error}\n")
 
     def before(self, gm: GraphModule) -> None:
-        if self._path is not None:
-            self._write("0_before.py", gm.print_readable(print_output=False))
+        self._write("0_before.py", lambda: gm.print_readable(print_output=False))
 
     def blocks(self, chain: tuple[Block, ...]) -> None:
-        if self._path is not None:
-            self._write("1_blocks.txt", render_blocks(chain))
+        self._write("1_blocks.txt", lambda: render_blocks(chain))
 
     def plan(self, plan: Plan) -> None:
-        if self._path is not None:
-            self._write("2_plan.txt", render_plan(plan))
+        self._write("2_plan.txt", lambda: render_plan(plan))
 
-    def after(self, top: GraphModule, outliner: Outliner) -> None:
+    def after(self, top: GraphModule, outliner: Outliner, effects: Mapping[str, Effects]) -> None:
+        self._write("3_after.txt", lambda: render(top) + "\n" + render_uses(outliner, effects))
+        for name, piece in outliner.pieces.items():
+            self._write(f"pieces/{name}.py", lambda piece=piece: piece.print_readable(print_output=False))
+        if self._path is not None:
+            log.info("dit_cache: graphs written to %s", self._path)
+
+    def _write(self, name: str, text: Callable[[], str]) -> None:
         if self._path is None:
             return
-        self._write("3_after.txt", render(top) + "\n" + render_uses(outliner))
-        pieces = self._path / "pieces"
-        pieces.mkdir(exist_ok=True)
-        for name, piece in outliner.pieces.items():
-            (pieces / f"{name}.py").write_text(piece.print_readable(print_output=False))
-        log.info("dit_cache: graphs written to %s", self._path)
+        with self._safely():
+            content = text()
+            path = self._path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+            if path.parent == self._path:
+                trace_artifact(f"dit_cache_{path.stem}", content)
 
-    def refusal(self, reason: str) -> None:
-        if self._path is not None:
-            self._write("refused.txt", reason + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        assert self._path is not None
-        (self._path / name).write_text(text)
-        trace_structured(
-            "artifact",
-            metadata_fn=lambda: {"name": f"dit_cache_{Path(name).stem}", "encoding": "string"},
-            payload_fn=lambda: text,
-        )
+    @contextmanager
+    def _safely(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._strict:
+                raise
+            self._path = None  # said once
+            log.exception("dit_cache: the dump of this graph is incomplete (DIT_CACHE_DUMP=%s)", self._folder)
+            self.failures.append(f"the dump in {self._folder} is incomplete: {type(error).__name__}: {error}")
 
 
 def render_blocks(chain: tuple[Block, ...]) -> str:
@@ -104,11 +125,21 @@ def render_plan(plan: Plan) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in plan.notes), ""])
 
 
-def render_uses(outliner: Outliner) -> str:
-    """Which pieces were compiled, and for how many blocks each."""
-    return "\n".join(
-        f"# {name}: compiled once, runs as {', '.join(uses)}" for name, uses in outliner.uses.items()
-    ) + "\n"  # fmt: skip
+def render_uses(outliner: Outliner, effects: Mapping[str, Effects]) -> str:
+    """Which pieces were compiled, for how many blocks each, and what they do besides returning values."""
+    lines = [
+        f"# {name}: compiled once, runs as {', '.join(uses)}{_effects(effects[name])}"
+        for name, uses in outliner.uses().items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _effects(does: Effects) -> str:
+    found = [f"writes into its inputs {does.written}"] if does.written else []
+    found += [f"draws random numbers ({does.random})"] if does.random else []
+    found += [f"has side effects ({', '.join(does.tokens)})"] if does.tokens else []
+    found += [f"contains collectives of {', '.join(does.groups)}"] if does.groups else []
+    return f"; {', '.join(found)}" if found else ""
 
 
 def render(top: GraphModule) -> str:

@@ -7,6 +7,7 @@ import re
 
 from torch.fx import GraphModule
 
+from ..compat import current_compilation
 from ..passes.graph_breaks import any_break, explain_break, source_files
 from ..passes.plan import NoChain, Refusal
 from .report import GraphReport
@@ -42,6 +43,20 @@ def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool
         "fullgraph=True: Dynamo then traces through data-dependent shapes, or names the line that it cannot trace"
     )
     warn_once(f"{message}. {way_out}", key=f"no chain in {source_files(gm)[:1]}, break known: {broken is not None}")
+
+
+def say_recompile_limit() -> None:
+    """One warning when the graph that is being compiled is the last that torch compiles for its function."""
+    now = current_compilation()
+    if now is None or now.limit is None or now.number < now.limit:
+        return
+    warn_once(
+        f"this is graph {now.number} of one function, and torch compiles no more than {now.limit} "
+        "(torch._dynamo.config.recompile_limit). The next input that needs another graph runs without compilation and "
+        "without the cache. TORCH_LOGS=recompiles names what changes; pass sizes that vary with dynamic=True, or raise "
+        f"the limit: torch._dynamo.config.recompile_limit = {4 * now.limit}",
+        key=f"recompile limit {now.function}",
+    )
 
 
 def warn_once(message: str, key: str | None = None) -> None:

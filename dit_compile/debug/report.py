@@ -6,16 +6,19 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
+from ..compat import free_unbacked_symbols
 from ..config import CacheConfig
 from ..forecast import FORECASTERS
+from ..passes.clock_inputs import is_held_by_module
+from ..passes.effects import Effects
 from ..passes.facts import fake, nbytes_hint
+from ..passes.outline import Outliner
 from ..passes.plan import Block, Exit, Plan, Region
 from ..policy import POLICIES
 from ..readers import format_bytes
@@ -64,7 +67,9 @@ class GraphReport:
 
     ``glue`` counts the operations between blocks, ``pieces`` what was compiled, ``bytes_per_branch`` is the memory
     that snapshots and probe will hold for each branch of classifier-free guidance (None where it depends on the data),
-    ``seconds`` is how long each pass took, in processor time.
+    ``fixed_numbers`` are Python numbers that an operator made a constant of the compiled graph, ``groups`` the process
+    groups of collectives that are skipped with a region, ``seconds`` the CPU time of each pass. ``traceback`` is set
+    where an unexpected error is the reason of the refusal.
     """
 
     nodes: int
@@ -78,6 +83,9 @@ class GraphReport:
     notes: tuple[str, ...] = ()
     refusal: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    fixed_numbers: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
+    traceback: str | None = None
 
     def line(self) -> str:
         """One line for the log."""
@@ -116,7 +124,7 @@ class Reports:
 
 
 class Watch:
-    """Seconds by name of pass: processor time, because other processes are none of the passes' business."""
+    """CPU seconds by name of pass (``thread_time``), which other processes do not affect."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -158,9 +166,18 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
 
 
 def describe_plan(
-    gm: GraphModule, plan: Plan, config: CacheConfig, pieces: int, seconds: Mapping[str, float]
+    gm: GraphModule,
+    plan: Plan,
+    config: CacheConfig,
+    outliner: Outliner,
+    effects: Mapping[str, Effects],
+    fixed_numbers: tuple[tuple[str, str], ...],
+    notes: Sequence[str],
+    seconds: Mapping[str, float],
 ) -> GraphReport:
     """The report of a graph that is cached; ``gm`` is the graph that ``plan`` speaks of."""
+    skipped = {call.piece for call in outliner.calls if call.skippable}
+    groups = tuple(sorted({group for piece in skipped for group in effects[piece].groups}))
     inside = {node for block in plan.chain for node in block.nodes}
     order = [node for node in gm.graph.nodes if node.op in ("call_function", "call_method")]
     first, last = order.index(plan.chain[0].nodes[0]), order.index(plan.chain[-1].nodes[-1])
@@ -170,12 +187,33 @@ def describe_plan(
         blocks=tuple(block.name for block in plan.chain),
         regions=tuple(_region(region) for region in plan.regions),
         glue=sum(node not in inside for node in order[first:last]),
-        pieces=pieces,
+        pieces=len(outliner.pieces),
         bytes_per_branch=bytes_per_branch(plan, config),
         settings=config.describe(),
-        notes=plan.notes,
+        notes=(*notes, *_advice(fixed_numbers, groups, config)),
         seconds=dict(seconds),
+        fixed_numbers=fixed_numbers,
+        groups=groups,
     )
+
+
+def _advice(
+    fixed_numbers: tuple[tuple[str, str], ...], groups: tuple[str, ...], config: CacheConfig
+) -> Iterator[str]:
+    """What a user should know of a graph that is cached."""
+    given = [(name, operator) for name, operator in fixed_numbers if not is_held_by_module(name)]
+    if given:
+        names = ", ".join(f"{name} ({operator})" for name, operator in given)
+        yield (
+            f"arguments that are Python numbers became constants of the compiled graph, because an operator takes nothing "
+            f"else: {names}. Every new value compiles another graph; pass a tensor where the model accepts one"
+        )
+    if groups and POLICIES[config.policy].needs_probe:
+        yield (
+            f"the skipped blocks contain collectives (process groups {', '.join(groups)}), and every rank decides by what "
+            "it measures itself: ranks that differ would wait for each other for ever. Choose a policy that measures "
+            "nothing, such as policy=interval or policy=mask"
+        )
 
 
 def _region(region: Region) -> RegionReport:

@@ -23,6 +23,6 @@ class DeltaDiT(Policy):
             return verdict
         if (step.index - config.warmup_steps) % config.interval == 0:
             return Verdict(False, "interval")
-        skipped = step.regions - 1 if step.index < config.delta_boundary else 0
-        hit = step.region == skipped
+        skipped = min(step.regions - 1, 1) if step.index < config.delta_boundary else 0
+        hit = step.region % 2 == skipped  # a chain that runs twice has four halves
         return Verdict(hit, "hit" if hit else "other_half")

@@ -35,6 +35,7 @@ class ClockPlaces:
     timestep: int | None
     conditioning: tuple[int, ...]
     side: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class CachedGraph:
         side = [args[i] for i in places.side]
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
-        return CallStep(self._facts, state, position, config, side, time, late_time)
+        numbers = tuple(float(args[i]) for i in places.numbers)
+        return CallStep(self._facts, state, position, config, side, numbers, time, late_time)
 
     def _warn_undivided(self, config: CacheConfig) -> None:
         self._warned = True

@@ -36,10 +36,11 @@ class CallStep(CallContext):
         position: Position,
         config: CacheConfig,
         side: Sequence[Tensor],
+        numbers: tuple[float, ...],
         time: HostRead | None,
         late_time: Callable[[], None],
     ) -> None:
-        super().__init__(graph, state, position, config, side)
+        super().__init__(graph, state, position, config, side, numbers)
         self._time = time
         self._late_time = late_time
 
@@ -69,6 +70,9 @@ class CallStep(CallContext):
         key = (*layout(value), self.position.shapes)
         if slots.key is not None and slots.key != key:
             slots.clear("shape_changed")
+        if slots.numbers not in (None, self.numbers):
+            slots.clear("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
+        slots.numbers = self.numbers
         slots.key = group.key = key
         every = self.config.downsample_factor
         group.value = value[..., ::every] if every > 1 else value

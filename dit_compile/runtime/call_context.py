@@ -35,16 +35,24 @@ class GraphFacts:
 
 
 class CallContext:
-    """Where a call stands, its settings and its state. ``side`` are the inputs that are watched beside the latents."""
+    """Where a call stands, its settings and its state. ``side`` are the inputs that are watched beside the latents,
+    ``numbers`` the values of those that are Python numbers."""
 
     def __init__(
-        self, graph: GraphFacts, state: ModuleState, position: Position, config: CacheConfig, side: Sequence[Tensor]
+        self,
+        graph: GraphFacts,
+        state: ModuleState,
+        position: Position,
+        config: CacheConfig,
+        side: Sequence[Tensor],
+        numbers: tuple[float, ...] = (),
     ) -> None:
         self.graph = graph
         self.state = state
         self.position = position
         self.config = config
         self.side = side
+        self.numbers = numbers
         self.policy: Policy = POLICIES.instance(config.policy)
         self.forecaster: Forecaster = FORECASTERS.instance(config.forecast)
         self.measured: list[Measured] = []  # for the next call

@@ -7,6 +7,8 @@ import weakref
 import torch
 from torch import Tensor
 
+from ..compat import version
+
 
 class TensorId:
     """Remembers a tensor object and its version without keeping it alive."""
@@ -15,15 +17,11 @@ class TensorId:
 
     def __init__(self, tensor: Tensor) -> None:
         self._ref = weakref.ref(tensor)
-        self._version = _version(tensor)
+        self._version = version(tensor)
 
     def is_same(self, tensor: Tensor) -> bool:
         """True for the same object, unwritten since (inference tensors do not count writes)."""
-        return self._ref() is tensor and self._version == _version(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+        return self._ref() is tensor and self._version == version(tensor)
 
 
 Fingerprint = tuple[TensorId, ...]

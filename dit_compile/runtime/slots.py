@@ -47,6 +47,7 @@ class Slots:
     change: HostRead | None = None  # of the effect, at the last computed step
     bases: Check | None = None  # whether what a forecast was added to is finite, until that is known
     share: Share | None = None
+    numbers: tuple[float, ...] | None = None  # Python numbers that the model was given with the last call
 
     def clear(self, why: str = "no_snapshot") -> None:
         """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
