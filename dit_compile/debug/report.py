@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from ..compat import free_unbacked_symbols
 from ..config import CacheConfig
-from ..forecast import FORECASTERS
+from ..forecast import FORECASTERS, ForecastError, wanted_snapshots
 from ..passes.clock_inputs import is_held_by_module
 from ..passes.effects import Effects
 from ..passes.facts import fake, nbytes_hint
@@ -152,7 +152,10 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
 
     None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
     """
-    snapshots = FORECASTERS.instance(config.forecast).snapshots(config)
+    try:
+        snapshots = wanted_snapshots(FORECASTERS.instance(config.forecast), config)
+    except ForecastError:
+        snapshots = 1  # what is kept of a forecaster that fails
     total = 0
     for region in plan.regions:
         exits = [exit.node for exit in region.exits]

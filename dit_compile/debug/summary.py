@@ -35,6 +35,7 @@ REASONS = {
     "memory_cap": "max_bytes leaves no room for a snapshot",
     "shape_changed": "shape, dtype or device changed",
     "policy_error": "the policy failed, see the log",
+    "forecaster_error": "the forecaster failed, see the log",
     "non_finite": "NaN or infinity in the probe or in what would be reused",
     "disabled": "the cache is switched off",
 }

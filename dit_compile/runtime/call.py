@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import CacheConfig
+from ..forecast import ForecastError, checked_weights
 from ..kernels.probe import probe
 from ..policy import StepView, Verdict
 from .call_context import CallContext, GraphFacts
@@ -183,7 +184,7 @@ class CallStep(CallContext):
             self._late_time()
             if self.index != step:
                 return self._verdict_without_data(group)
-        return self._checked(slots, verdict)
+        return self._checked(group, verdict)
 
     def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:
         """Waits for pairs of sums (what has changed, what there was), and for a timestep that is on its way."""
@@ -212,12 +213,28 @@ class CallStep(CallContext):
         if not math.isfinite(diff):
             return self._non_finite(slots)
         verdict = self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
-        return self._checked(slots, verdict)
+        return self._checked(group, verdict)
 
-    def _checked(self, slots: Slots, verdict: Verdict) -> Verdict:
-        """Nothing is reused that is not finite. The transfer began when the region was done, one step ago at least."""
+    def _checked(self, group: Group, verdict: Verdict) -> Verdict:
+        """A verdict to reuse stands only if there are weights to forecast with and all snapshots are finite.
+
+        The transfer of the finiteness checks began when the region was done, one step ago at least.
+        """
         if not verdict.reuse:
             return verdict
+        slots = self.slots(group)
+        try:
+            steps = [snapshot.step for snapshot in slots.ring]
+            group.weights = checked_weights(self.forecaster, steps, self.index, self.config)
+        except ForecastError as error:
+            if self._first("forecaster_error"):
+                log.warning(
+                    "dit_cache: the forecaster %r failed, such steps are computed: %s",
+                    self.config.forecast,
+                    error,
+                    exc_info=error.__cause__,
+                )
+            return Verdict(False, "forecaster_error")
         checks = slots.unchecked()
         self.generation.host_reads += not all(check.checks.ready() for check in checks)
         return verdict if all(check.passed() for check in checks) else self._non_finite(slots)

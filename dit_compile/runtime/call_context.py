@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import CacheConfig
-from ..forecast import FORECASTERS, Forecaster
+from ..forecast import FORECASTERS, ForecastError, Forecaster, wanted_snapshots
 from ..policy import POLICIES, Policy
 from .clock import Position
 from .finite import FiniteChecks
@@ -74,6 +74,13 @@ class CallContext:
         if slots is None:  # not setdefault: it would make a new one at every call
             slots = self.state.slots[key] = Slots()
         return slots
+
+    def wanted_snapshots(self) -> int:
+        """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""
+        try:
+            return wanted_snapshots(self.forecaster, self.config)
+        except ForecastError:
+            return 1
 
     def measures_streams(self, group: Group) -> bool:
         """Whether the numbers that the policy gets would show a stream at this step that is not finite."""

@@ -26,6 +26,7 @@ class Group:
     entry: Tensor | None = field(default=None, repr=False)
     residual: Tensor | None = field(default=None, repr=False)
     diff: float | None = None
+    weights: list[float] = field(default_factory=list)  # of the snapshots, where the verdict is to reuse
 
     @property
     def reuse(self) -> bool:

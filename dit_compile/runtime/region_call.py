@@ -104,12 +104,8 @@ class RegionCall:
 
     def _forecast(self, group: Group, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
         call = self._call
-        ring = call.slots(group).ring
-        steps = [snapshot.step for snapshot in ring][-call.forecaster.snapshots(call.config) :]
-        weights = call.forecaster.weights(steps, call.index, call.config)
-        full = [0.0] * (len(ring) - len(weights)) + weights
         main = call.graph.mains[group.region] if call.config.forecast_streams == "main" else None
-        return call.slots(group).forecast(full, bases, outs, main)
+        return call.slots(group).forecast(group.weights, bases, outs, main)
 
     def _reused(self, group: Group, bases: Bases, watch: Stopwatch, parts: int) -> None:
         call, slots = self._call, self._call.slots(group)
@@ -136,7 +132,7 @@ class RegionCall:
         slots.probe = group.residual
         if call.policy.needs_probe:
             slots.side.remember(call.side, group.rows)
-        wanted = max(call.forecaster.snapshots(config), 1 + call.policy.watches_change)
+        wanted = max(call.wanted_snapshots(), 1 + call.policy.watches_change)
         share = Share(slots.nbytes_besides_snapshots(), snapshot_bytes(values, config.snapshot_dtype), wanted)
         due = min(len(slots.ring) + 1, wanted)
         granted = call.state.budget.grant(slots, share, config.max_bytes)

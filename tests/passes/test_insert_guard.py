@@ -6,6 +6,7 @@ import torch
 from toys import Hoisting, LongSkips, PassThrough, Toy, TwoStreams, build, latents
 
 from dit_compile.debug.dump import render, render_blocks, render_plan, render_uses
+from dit_compile.passes.effects import effects_of
 from dit_compile.passes.find_blocks import find_blocks
 from dit_compile.passes.insert_guard import insert_guard
 from dit_compile.passes.normalize import normalize
@@ -35,7 +36,8 @@ class AlwaysCompute:
 
 def test_top_level_graph_of_a_six_block_toy(capture):
     top, outliner, plan = transform(capture(build(Toy), *INPUTS))
-    text = render_blocks(plan.chain) + render_plan(plan) + render(top) + render_uses(outliner)
+    effects = {name: effects_of(piece, name) for name, piece in outliner.pieces.items()}
+    text = render_blocks(plan.chain) + render_plan(plan) + render(top) + render_uses(outliner, effects)
     expecttest.assert_expected_inline(
         text,
         """\
@@ -59,9 +61,9 @@ def forward(step, l_t_, l_x_, *weights[52]):
     h_5, = compute_or_forecast(decision_0, region_0, [h, temb, *weights[40]], bases=[h])
     linear_19, = tail(h_5, *weights[2])
     return (linear_19,)
-# front_glue_0: compiled once, runs as front_glue_0
-# blocks_0: compiled once, runs as blocks_0, blocks_1, blocks_2, blocks_3, blocks_4, blocks_5
-# tail_glue_0: compiled once, runs as tail_glue_0
+# front_glue: compiled once, runs as front.glue
+# blocks_0: compiled once, runs as blocks.0, blocks.1, blocks.2, blocks.3, blocks.4, blocks.5
+# tail_glue: compiled once, runs as tail.glue
 """,
     )
 
@@ -94,13 +96,13 @@ def test_computes_what_the_model_computes(cls, front, back, whole, capture):
 
 def test_identical_blocks_are_one_piece(capture):
     _, outliner, _ = transform(capture(build(Toy), *INPUTS))
-    assert outliner.uses["blocks_0"] == [f"blocks_{i}" for i in range(6)]
-    assert sorted(outliner.pieces) == ["blocks_0", "front_glue_0", "tail_glue_0"]
+    assert outliner.uses()["blocks_0"] == [f"blocks.{i}" for i in range(6)]
+    assert sorted(outliner.pieces) == ["blocks_0", "front_glue", "tail_glue"]
 
 
 def test_a_whole_segment_is_one_piece(capture):
     _, outliner, _ = transform(capture(build(Toy), *INPUTS), back=2, whole=True)
-    assert list(outliner.uses.values()) == [["front_glue_0"], ["blocks_1"], ["blocks_4"]]
+    assert list(outliner.uses().values()) == [["front.glue to blocks.0"], ["blocks.1 to blocks.3"], ["blocks.4 to tail.glue"]]
     region = outliner.pieces["blocks_1"]
     assert sum(node.target is torch.nn.functional.gelu for node in region.graph.nodes) == 3
 
@@ -135,4 +137,4 @@ def test_a_dropped_output_does_not_split_the_class(capture):
             return self.head(a)
 
     _, outliner, _ = transform(capture(build(OneRead), *INPUTS))
-    assert len(outliner.uses["blocks_0"]) >= 5
+    assert len(outliner.uses()["blocks_0"]) >= 5
