@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -73,6 +75,31 @@ def current_compilation() -> Compilation | None:
     if not isinstance(number, int):
         return None
     return Compilation(int(known.frame_id), number + 1, getattr(torch._dynamo.config, "recompile_limit", None))
+
+
+class _Everything(set[str]):
+    """A set that has every name in it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+@contextmanager
+def numbers_are_operands() -> Iterator[None]:
+    """Keeps AOTAutograd from making constants of Python numbers that the pieces take as tensors.
+
+    It looks for every such number of the whole model in the graph that it compiles, and restarts Dynamo with a constant
+    where it finds none (``torch._dynamo.symbolic_convert.TensorifyState``, since 2.6). A number that is said to be
+    constant already is left alone. Without the name every value of a number compiles a graph, as it did before.
+    """
+    from torch._dynamo import symbolic_convert
+
+    state = getattr(symbolic_convert, "TensorifyState", None)
+    if state is None:
+        yield
+        return
+    with patch.object(state, "force_specializations", _Everything()):
+        yield
 
 
 def copy_dynamo_source(new: Node, old: Node) -> None:
@@ -143,7 +170,7 @@ def functional_metadata(gm: GraphModule, args: Sequence[Any], observer: TorchDis
     from torch._functorch._aot_autograd import collect_metadata_analysis as analysis
 
     def run(*values: Any) -> Any:
-        with observer:
+        with _tensors_as_indices(), observer:
             return tuple(tree_leaves(Interpreter(gm).run(*values)))
 
     collect = analysis.run_functionalized_fw_and_collect_metadata
@@ -159,6 +186,16 @@ def functional_metadata(gm: GraphModule, args: Sequence[Any], observer: TorchDis
         tuple(i for i, info in enumerate(found.output_info) if info.output_type.name in ("alias_of_input", "is_input")),
         tuple(map(str, found.tokens)),
     )
+
+
+def _tensors_as_indices() -> Any:
+    """Lets ``bias[q, k]`` take tensors of shape () as they are, not their values: the way in which Dynamo traces the
+    functions that FlexAttention takes (``TransformGetItemToIndex``, since 2.5)."""
+    try:
+        from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+    except ImportError:
+        return nullcontext()
+    return TransformGetItemToIndex()
 
 
 def _fake_mode(args: Iterable[Any]) -> Any:

@@ -119,7 +119,12 @@ def _submodules(nodes: list[Node]) -> set[tuple[str, ...]]:
 
 
 def container_name(path: Iterable[str]) -> str:
-    return ".".join(part for part in path if part not in ("L", "self", "_orig_mod", "fn")) or "blocks"
+    """``("L", "self", "net", "blocks")`` -> ``net.blocks``: without the local variable that holds the model."""
+    parts = list(path)
+    del parts[: 2 if parts[:1] in (["L"], ["G"]) else 0]
+    while parts[:1] in (["_orig_mod"], ["__self__"]):  # the wrappers of torch.compile, and a bound method
+        del parts[0]
+    return ".".join(parts) or "blocks"
 
 
 def _chains(gm: GraphModule, runs: list[Block]) -> list[tuple[Block, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from ..compat import compile_with_aot_eager, compile_with_inductor, without_dynamo_wrapper
+from ..compat import compile_with_aot_eager, compile_with_inductor, numbers_are_operands, without_dynamo_wrapper
 from .effects import Effects
 from .facts import fake
 
@@ -42,10 +42,11 @@ def lower(
         # Dynamo's guards check what enters the graph and the pieces fit each other by construction. Checking every
         # argument of every piece again takes 2-3 us each, more than all else that cutting the graph costs.
         patches = {"size_asserts": False, **patches}
-    code = {
-        name: piece.forward if effects[name].only_views else compile_graph(piece, inner, patches)
-        for name, piece in pieces.items()
-    }
+    with numbers_are_operands():
+        code = {
+            name: piece.forward if effects[name].only_views else compile_graph(piece, inner, patches)
+            for name, piece in pieces.items()
+        }
     for name, segment in list(top.named_children()):
         if isinstance(segment, GraphModule):
             for piece in [piece for piece, _ in segment.named_children() if piece in code]:

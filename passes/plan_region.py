@@ -48,7 +48,7 @@ def plan_region(
     notes: list[str] = []
     groups = _groups(chain, front, back, scope, notes)
     mains = _main_stream_at_exits(gm.graph, groups)
-    flow = _streams_of(gm.graph, chain[0])
+    flow = set[Node]().union(*(_streams_of(gm.graph, run[0]) for run in _by_run(chain)))
     regions = []
     for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
         f, b = (0, 0) if scope == "block" else _clamp(front, back, group, notes)
@@ -227,9 +227,14 @@ def _stream_roots(
 
 
 def _streams_of(graph: Graph, block: Block) -> set[Node]:
-    """Everything that is computed from the streams that enter ``block``, the first of the chain."""
+    """Everything that is computed from the streams that enter ``block``, the first of a chain.
+
+    Where no residual path leads through the block (post-norm), from what leaves it.
+    """
     place, order = positions(graph), list(graph.nodes)
-    return _depends_on(order, _stream_roots(order, block, external_outputs(block.nodes), place, place[block.nodes[0]]))
+    roots = _stream_roots(order, block, external_outputs(block.nodes), place, place[block.nodes[0]])
+    main = main_output(block.nodes)
+    return _depends_on(order, roots or ({main} if main is not None else ()))
 
 
 def _depends_on(order: list[Node], roots: Iterable[Node]) -> set[Node]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.fx import GraphModule
 
@@ -139,7 +139,13 @@ class Watch:
 
 
 def chain_name(chain: tuple[Block, ...]) -> str:
-    """``19 x DoubleBlock + 38 x SingleBlock``; alternating blocks are counted by kind."""
+    """``19 x DoubleBlock + 38 x SingleBlock``; alternating blocks are counted by kind, runs of one list together."""
+    runs_of_lists = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.turn)]
+    names = [chain_name(tuple(replace(block, turn=0) for block in run)) for run in runs_of_lists if len(runs_of_lists) > 1]
+    if names:
+        return " + ".join(
+            name if count == 1 else f"{name}, run {count} times" for name, count in Counter(names).items()
+        )
     runs = [(kind, len(list(blocks))) for kind, blocks in itertools.groupby(chain, key=lambda block: block.kind)]
     if len(runs) > 4:
         kinds = dict.fromkeys(block.kind for block in chain)

@@ -1,0 +1,93 @@
+"""Models of drawn structure: every step equals what eager code gives, whatever blocks do and lists are called."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, find, given, note, settings
+from structures import REFUSED, Oracle, Structure, structures
+from toys import latents
+
+import dit_compile
+from dit_compile.backend import dit_cache
+from dit_compile.passes import check_cuts, effects, identity
+
+EXAMPLES = int(os.environ.get("STRUCTURE_EXAMPLES", "60"))
+QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+def wrong(structure: Structure) -> str:
+    """What is wrong with the steps of ``structure`` through the backend; empty where all is right."""
+    torch._dynamo.reset()
+    dit_compile.reset()
+    model = structure.build()
+    compiled = torch.compile(model, backend="dit_cache", options={**structure.options(), "strict": True}, fullgraph=True)
+    inputs = [(latents(seed=1) + 0.1 * i, torch.full((2,), 900.0 - 100 * i)) for i in range(4)]
+    with torch.no_grad():
+        torch.manual_seed(1)
+        got = [compiled(x.clone(), t) for x, t in inputs]
+        report = dit_compile.graphs()[-1]
+        if report.refusal is not None and not structure.refused:
+            return f"refused: {report.refusal}"
+        bases = [{stream.base.replace("joined", "entry") for stream in region.streams} for region in report.regions]
+        assert all(len(kinds) == 1 for kinds in bases), "the oracle knows one kind of forecast per region"
+        regions = [(r.first, r.last, kinds.pop()) for r, kinds in zip(report.regions, bases, strict=True)]
+        oracle = Oracle(model, regions)
+        torch.manual_seed(1)
+        wanted = [oracle.step(x.clone(), t, reuse=bool(regions) and i % 2 == 1) for i, (x, t) in enumerate(inputs)]
+    errors = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, wanted, strict=True)]
+    return "" if max(errors) < 1e-5 else f"errors {errors}, {report.pieces} pieces, refusal {report.refusal}"
+
+
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES <= 60, **QUIET)
+@given(structure=structures())
+def test_every_step_is_right(structure):
+    said = wrong(structure)
+    note(said)
+    assert said == ""
+
+
+def fault_is_found(kinds):
+    """Whether the strategy finds a wrong step among blocks of ``kinds``."""
+    found = find(
+        structures(kinds=kinds),
+        lambda structure: wrong(structure).startswith("errors"),
+        settings=settings(max_examples=60, phases=[Phase.generate], derandomize=True, **QUIET),
+    )
+    return found is not None
+
+
+@pytest.mark.parametrize("kind", ["cond", "flex", "map"])
+def test_sub_graphs_that_are_not_compared_are_found(kind, monkeypatch):
+    """Fault 1 put back: a higher-order operator's sub-graph is known by nothing but its presence."""
+    monkeypatch.setattr(identity._Form, "_attribute", lambda self, path: None)
+    assert fault_is_found([kind])
+
+
+def test_names_as_keys_are_found(monkeypatch):
+    """Fault 1 put back: lists whose names are alike share their pieces."""
+    from dit_compile.passes import outline
+
+    plain = outline.identity
+
+    def by_name(gm, nodes, **options):
+        return nodes[0].meta[outline.PART].name.replace(".", "_"), len(list(nodes)), plain(gm, [], **options)
+
+    monkeypatch.setattr(outline, "identity", by_name)
+    assert fault_is_found(["mlp"])
+
+
+def test_writes_that_are_not_seen_are_found(monkeypatch):
+    """Fault 2 put back: an operator of the user's writes into the stream of the block before."""
+    nothing = effects.Effects()
+    monkeypatch.setattr("dit_compile.backend.effects_of", lambda piece, name: nothing)
+    monkeypatch.setattr("dit_compile.backend.check_effects", check_cuts.check_effects)
+    assert fault_is_found(["op_stream"])
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_must_not_be_skipped_is_refused(kind):
+    assert dit_cache is not None
+    structure = find(structures(kinds=[kind]), lambda structure: True, settings=settings(derandomize=True, **QUIET))
+    assert wrong(structure) == ""
+    assert dit_compile.graphs()[-1].refusal is not None
