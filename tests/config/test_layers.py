@@ -62,6 +62,7 @@ def test_defaults() -> None:
         "inner": "inductor",
         "snapshot_dtype": "model",
         "max_bytes": None,
+        "strict": False,
         "summary": False,
         "step_mask": None,
         "interval": 3,
@@ -197,7 +198,7 @@ def test_runtime_layers_keep_the_structure_and_merge(layers: list[dict[str, Any]
 
 
 def test_structure() -> None:
-    assert {"fn", "bn", "scope", "pieces", "inner", "dump", "probe", "teacache_tap"} == STRUCTURE
+    assert {"fn", "bn", "scope", "pieces", "inner", "dump", "strict", "probe", "teacache_tap"} == STRUCTURE
     for name in STRUCTURE:
         with pytest.raises(ConfigError) as caught:
             session(**{name: 2})

@@ -20,9 +20,12 @@ from dit_compile.config import (
     environment_layer,
     parse_layer,
     resolve,
+    shortened,
 )
 
-POSITIVE = st.integers(1, 10**6)
+from dit_compile.policy.mask_presets import mask_digits
+
+POSITIVE = st.integers(1, 10**5)
 LIMIT = st.integers(-1, 10**6)
 NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
@@ -52,6 +55,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "dump": st.none() | st.from_regex(r"/[a-z0-9/ _.-]{0,20}[a-z]", fullmatch=True),
     "pieces": st.sampled_from(["block", "segment"]),
     "inner": st.sampled_from(["inductor", "aot_eager", "eager"]),
+    "strict": st.booleans(),
     "summary": st.booleans(),
     "step_mask": st.none() | st.text("01", min_size=1, max_size=60),
     "interval": POSITIVE,
@@ -168,6 +172,7 @@ BYTES = "expected bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB, or u
 REFUSED = [
     ("enabled", "maybe", FLAG),
     ("enabled", 2, FLAG),
+    ("strict", "maybe", FLAG),
     ("summary", None, FLAG),
     ("preset", "fats", "expected quality, balanced, fast, ultra, cache-dit or off; did you mean 'fast'?"),
     ("preset", 1, "expected quality, balanced, fast, ultra, cache-dit or off"),
@@ -196,7 +201,7 @@ REFUSED = [
     ("spectrum_mix", -0.1, "expected a finite number from 0 to 1"),
     ("cfg", "aut", "expected auto, none or an integer >= 1; did you mean 'auto'?"),
     ("cfg", 0, "expected auto, none or an integer >= 1"),
-    ("num_steps", 0, "expected an integer >= 1, or unset"),
+    ("num_steps", 0, "expected an integer from 1 to 100000, or unset"),
     ("scope", "containers", "expected chain, container, halves or block; did you mean 'container'?"),
     ("dump", 3, "expected the path of a folder, or unset"),
     ("dump", " ", "expected the path of a folder, or unset"),
@@ -257,7 +262,7 @@ def test_any_value_is_read_or_refused(name: str, value: object) -> None:
     try:
         layer = parse_layer({name: value}, where="option")
     except ConfigError as error:
-        assert name in str(error) and repr(value) in str(error)
+        assert name in str(error) and shortened(value) in str(error)
     else:
         assert name in layer
 
@@ -323,3 +328,33 @@ def test_environment_reads_only_ours_and_skips_empty_variables() -> None:
 def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIT_CACHE_FN", "2")
     assert environment_layer() == {"fn": 2}
+
+
+LONG = "x" * 10_000
+HUGE = 10**6000
+
+
+@pytest.mark.parametrize("value", [LONG, [0] * 10_000, HUGE, {"a": LONG}, LONG.encode(), object()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("name", ["fn", "preset", "policy", "step_mask", "num_steps", "max_bytes", "adacache_rates"])
+def test_a_message_repeats_no_long_value(name: str, value: object) -> None:
+    try:
+        parse_layer({name: value}, where="option", policies=["dbcache"])
+    except ConfigError as error:
+        assert len(str(error)) < 700
+    else:
+        assert (name, type(value)) in {("step_mask", list), ("max_bytes", int)}
+
+
+def test_a_long_name_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_layer({LONG: 1}, where="option")
+    assert len(str(caught.value)) < 700
+
+
+def test_a_named_mask_of_absurd_length() -> None:
+    """Answers at once: a mask of 100,000 steps is made, a longer one refused."""
+    with pytest.raises(ConfigError, match="'num_steps': got 1000000000000, expected an integer from 1 to 100000"):
+        parse_layer({"step_mask": "fast", "num_steps": 10**12}, where="option")
+    config = CacheConfig(policy="mask", step_mask="fast", num_steps=100_000)
+    assert len(mask_digits(config)) == 100_000
+    assert len(CacheConfig(policy="mask", step_mask="10" * 10_000).describe()) < 200

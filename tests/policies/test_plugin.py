@@ -57,3 +57,11 @@ def test_without_the_module_the_name_is_refused():
 def test_a_module_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="cannot import 'no_such_module'"):
         dit_compile.configure(plugins="no_such_module")
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "raise SystemError('mine')", "import no_such_module", "def broken(:"])
+def test_a_module_that_fails_while_it_is_imported_is_named(body, tmp_path, monkeypatch):
+    (tmp_path / "failing_plugin.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"plugins \(DIT_CACHE_PLUGINS\): cannot import 'failing_plugin'"):
+        dit_compile.configure(plugins="failing_plugin")
