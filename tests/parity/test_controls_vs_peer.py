@@ -16,6 +16,9 @@ from control_inputs import WITH_NETS, NetLoop
 from parity_support.peer import PeerUnavailable, ask
 
 VERSION = "1.0.14"
+pytestmark = (
+    pytest.mark.slow
+)  # cache-dit runs beside; the backend's part alone is in tests/coverage/test_controlnets.py
 
 
 @pytest.fixture(scope="module")
