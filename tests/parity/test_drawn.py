@@ -41,7 +41,7 @@ def test_same_steps_and_same_picture(case: Case, studio: Studio, peer_trace: Pee
         agree(newest_trace(model), peer, rel=1e-3)
     else:
         drawn = oracle_trace(studio, case, case.version)
-        agree(drawn, peer, rel=1e-5)
+        agree(drawn, peer, rel=1e-5 if peer.excerpts is None else 1e-4)  # see test_oracle_vs_peer.py
     assert drawn.max_error(peer) <= TOLERANCE
 
 
