@@ -20,7 +20,7 @@ import dit_compile
 PeerTrace = Callable[[Case], Trace]
 TOLERANCE = 1e-4
 # Each structure is a compilation of some seconds. One in the fast tier for each scope, with and without last blocks.
-FAST = [(8, 0, "chain"), (1, 0, "chain"), (1, 2, "chain"), (1, 0, "container"), (1, 1, "container")]
+FAST = [(8, 0, "chain"), (1, 2, "chain"), (1, 0, "container"), (1, 1, "container")]
 NAMED = slow_unless(
     lambda case: case.knobs.structure in FAST, [case for case in CASES if case.for_backend], lambda case: case.name
 )

@@ -70,7 +70,9 @@ def reused(session):
     return sum(stats.reused for stats in dit_compile.stats() if stats.session == session)
 
 
-BOTH = pytest.mark.parametrize("model", [ALWAYS, ADAPTIVE], ids=["always", "adaptive"], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "model", [pytest.param(ALWAYS, marks=pytest.mark.slow), ADAPTIVE], ids=["always", "adaptive"], indirect=True
+)
 
 
 @pytest.fixture
