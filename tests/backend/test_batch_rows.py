@@ -38,7 +38,7 @@ def generate(model, xs, rows=slice(None), **options):
 OPTIONS = [{}, {"policy": "teacache"}, {"forecast": "reuse", "downsample_factor": 2}]
 
 
-@pytest.mark.parametrize("cls", [Toy, TwoStreams, PassThrough])
+@pytest.mark.parametrize("cls", [Toy, pytest.param(TwoStreams, marks=pytest.mark.slow), PassThrough])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_each_row_as_if_alone(cls, options):
     model, batch = build(cls), 5

@@ -6,6 +6,7 @@ import pytest
 import torch
 from examine import error
 from registry import registered
+from tiers import slow_unless
 from toys import Toy, TwoStreams, build, compile_toy, latents
 
 import dit_compile
@@ -95,7 +96,7 @@ NAMES = (
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith("HunyuanDiT"), NAMES, str))
 def test_blocks_of_real_models_are_skipped_right(name):
     """With inputs that do not change (but for a hair of the time), all blocks are skipped and nothing may change."""
     spec = registered(name)

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from tiers import slow_unless
 from tiny_models import TINY
 
 import dit_compile
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+EACH = pytest.mark.parametrize("name", slow_unless(lambda name: name == "qwen", TINY, str))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", TINY)
+@EACH
 @pytest.mark.parametrize("options", [{"enabled": False}, {"residual_diff_threshold": 0.0}], ids=["off", "threshold 0"])
 def test_one_frame_and_equal_to_eager(name, options):
     tiny = TINY[name]
@@ -24,7 +26,7 @@ def test_one_frame_and_equal_to_eager(name, options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", TINY)
+@EACH
 def test_third_resolution_does_not_recompile_and_is_right(name):
     tiny = TINY[name]
     model = tiny.build()

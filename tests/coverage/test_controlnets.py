@@ -10,12 +10,14 @@ import torch
 from control_inputs import BY_NAME, WITH_NETS, Loop, NetLoop
 from eager_oracle import EagerOracle
 from examine import error
+from tiers import slow_unless
 
 import dit_compile
 
 VACE = "WanVACETransformer3DModel (scale)"
 GUARDED = {"residual_diff_threshold": 0.3, "warmup_steps": 2, "max_continuous_cached_steps": -1, "forecast": "reuse"}
-EACH = pytest.mark.parametrize("name", [*WITH_NETS, VACE])
+FAST = ("FluxTransformer2DModel", VACE)
+EACH = pytest.mark.parametrize("name", slow_unless(lambda name: name in FAST, [*WITH_NETS, VACE], str))
 
 
 class Subject:

@@ -5,10 +5,17 @@ import pytest
 import torch
 from control_inputs import CONTROLLED, Loop
 from examine import error
+from tiers import slow_unless
 
 import dit_compile
 
-ALL = [pytest.param(one, id=one.name) for one in CONTROLLED]
+FAST = (
+    "FluxTransformer2DModel (both lists)",
+    "BriaTransformer2DModel (both lists)",  # refused: writes into a slice
+    "HunyuanDiT2DModel (control)",  # long skips
+    "ZImageTransformer2DModel (control)",  # samples in a dict, graph breaks
+)
+ALL = slow_unless(lambda one: one.name in FAST, CONTROLLED, lambda one: one.name)
 GUARDED = {"residual_diff_threshold": 0.3, "warmup_steps": 2, "max_continuous_cached_steps": -1, "forecast": "reuse"}
 
 

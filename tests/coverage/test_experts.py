@@ -12,6 +12,7 @@ import dit_compile
 from dit_compile.api import table
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SLOW = pytest.mark.slow
 WAN = registered("WanTransformer3DModel", num_layers=3)
 TIMES = [999, 967, 930, 880, 817, 735, 625, 470, 245, 90]
 HIGH = 4  # steps of the high-noise expert
@@ -71,8 +72,12 @@ def same(got, wanted):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("branches", [1, 2], ids=["no guidance", "guidance"])
-@pytest.mark.parametrize("low_options", [{}, {"warmup_steps": 1, "fn": 2}], ids=["equal options", "different options"])
+@pytest.mark.parametrize("branches", [pytest.param(1, marks=SLOW), 2], ids=["no guidance", "guidance"])
+@pytest.mark.parametrize(
+    "low_options",
+    [pytest.param({}, marks=SLOW), {"warmup_steps": 1, "fn": 2}],
+    ids=["equal options", "different options"],
+)
 def test_each_expert_gives_what_it_gives_alone(branches, low_options):
     models = experts()
     outs, given = denoise(compiled(models[0]), compiled(models[1], **low_options), branches)
@@ -87,7 +92,7 @@ def test_each_expert_gives_what_it_gives_alone(branches, low_options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("branches", [1, 2], ids=["no guidance", "guidance"])
+@pytest.mark.parametrize("branches", [pytest.param(1, marks=SLOW), 2], ids=["no guidance", "guidance"])
 def test_steps_and_warm_up_are_counted_for_each_expert(branches):
     """As in cache-dit: the low-noise expert's first call is its step 0, whatever the step of the loop."""
     high, low = experts()
@@ -115,9 +120,11 @@ def test_equal_options_compile_once_and_different_ones_twice():
 @pytest.mark.parametrize(
     "options, wanted",
     [
-        ([{"residual_diff_threshold": 0.0}, {}], ["cccc", "ccrrcr"]),
-        ([{"warmup_steps": 1}, {"warmup_steps": 4}], ["crrc", "ccccrr"]),
-        ([{"max_continuous_cached_steps": 1}, {"max_continuous_cached_steps": -1}], ["ccrc", "ccrrrr"]),
+        pytest.param([{"residual_diff_threshold": 0.0}, {}], ["cccc", "ccrrcr"], marks=SLOW),
+        pytest.param([{"warmup_steps": 1}, {"warmup_steps": 4}], ["crrc", "ccccrr"], marks=SLOW),
+        pytest.param(
+            [{"max_continuous_cached_steps": 1}, {"max_continuous_cached_steps": -1}], ["ccrc", "ccrrrr"], marks=SLOW
+        ),
         ([{"fn": 2}, {"fn": 1, "bn": 1}], ["ccrr", "ccrrcr"]),
         ([{"policy": "mask", "step_mask": "1010"}, {"policy": "interval", "interval": 3}], ["crcr", "cccrrc"]),
     ],
@@ -133,6 +140,7 @@ def test_each_expert_obeys_the_options_of_its_own_compile_call(options, wanted):
         assert {name: getattr(config, name) for name in mine} == mine
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_second_generation_starts_both_afresh():
     models = experts()
@@ -148,7 +156,15 @@ def test_a_second_generation_starts_both_afresh():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("times, switch", [([999, 800], 1), ([999, 980, 700], 2), ([999, 900, 600, 300], 0)], ids=str)
+@pytest.mark.parametrize(
+    "times, switch",
+    [
+        pytest.param([999, 800], 1, marks=SLOW),
+        pytest.param([999, 980, 700], 2, marks=SLOW),
+        ([999, 900, 600, 300], 0),
+    ],
+    ids=str,
+)
 def test_experts_that_have_few_steps_or_none(times, switch):
     """Distilled models take two to four steps; image to image may begin in the low-noise expert."""
     models = experts()
@@ -233,7 +249,7 @@ def wan_pipeline(models, **options):
     return pipe
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=SLOW), 3.0])
 def test_the_real_pipeline(guidance):
     models = experts()
     exact = wan_pipeline(models, residual_diff_threshold=0.0)
@@ -252,6 +268,7 @@ def test_the_real_pipeline(guidance):
     assert len(indices(models[0])) + len(indices(models[1])) == 12
 
 
+@pytest.mark.slow
 def test_cache_dit_draws_the_same_with_a_params_modifier_for_each_expert():
     cache_dit = pytest.importorskip("cache_dit")
     knobs = [

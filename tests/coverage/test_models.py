@@ -11,7 +11,19 @@ from diffusers_models import LEFT_OUT, MODELS
 from examine import ALTERNATING, examine
 from model_table import PAGE, line, row
 from registry import registered
+from specs import Model
+from tiers import slow_unless
 
+# One of each kind: see test_the_fast_tier_has_every_trait. All others are slow.
+FAST = (
+    "AnyFlowFARTransformer3DModel", "AuraFlowTransformer2DModel", "BriaFibo2Transformer2DModel",
+    "ConsisIDTransformer3DModel", "Cosmos3OmniTransformer", "Flux3Transformer2DModel", "FluxTransformer2DModel",
+    "HunyuanDiT2DModel",  # long skips
+    "HunyuanImageTransformer2DModel (second text encoder)", "HunyuanVideoFramepackTransformer3DModel",
+    "LatteTransformer3DModel", "MotifVideoTransformer3DModel (decoder layers)",
+    "NucleusMoEImageTransformer2DModel (experts)", "QwenImageTransformer2DModel", "SD3Transformer2DModel",
+    "WanTransformer3DModel",
+)  # fmt: skip
 THROUGH_INDUCTOR = (
     "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
     "SD3Transformer2DModel", "WanTransformer3DModel",
@@ -27,7 +39,7 @@ def right(found):
     assert found.bytes_held == found.report.bytes_per_branch or found.report.bytes_per_branch is None
 
 
-@pytest.mark.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in MODELS])
+@pytest.mark.parametrize("spec", slow_unless(lambda spec: spec.name in FAST, MODELS, lambda spec: spec.name))
 def test_model(spec):
     found = examine(spec)
     assert found.graphs == (1 if spec.fullgraph else found.plain_graphs)
@@ -44,9 +56,34 @@ def test_model(spec):
         assert line(row(spec, found)) in PAGE.read_text(), "run: python benchmarks/coverage.py --write-page"
 
 
-@pytest.mark.parametrize("name", THROUGH_INDUCTOR)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith("Wan"), THROUGH_INDUCTOR, str))
 def test_through_inductor(name):
     right(examine(registered(name), inner="inductor"))
+
+
+def traits(spec: Model, cells: list[str]) -> set[str]:
+    """What the passes tell apart, from a model's entry in the registry and from its row of docs/models.md."""
+    _, blocks, _, streams, glue, hoisted, graphs, verdict, _ = cells
+    return {
+        verdict,
+        f"{len(blocks.split(' + '))} lists of blocks",
+        f"streams: {streams}",
+        "glue" if glue not in "-0" else "no glue",
+        "hoisted" if hoisted not in "-0" else "nothing hoisted",
+        "one graph" if graphs == "1" else "graph breaks",
+        *(f"exit: {re.sub('[a-z_]+', 'x', text or 'none')}" for text in spec.exits),
+        *(["lists that alternate"] if any("|" in name for name in spec.chain) else []),
+        *(["settings of Dynamo"] if spec.dynamo else []),
+    }
+
+
+def test_the_fast_tier_has_every_trait():
+    rows = [[cell.strip() for cell in text.strip("| \n").split(" | ")] for text in PAGE.read_text().splitlines()]
+    by_name = {cells[0]: [*cells, ""][:9] for cells in rows}
+    found = {spec.name: traits(spec, by_name[spec.name]) for spec in MODELS}
+    assert FAST and found.keys() >= set(FAST)
+    missing = set().union(*found.values()) - set().union(*(found[name] for name in FAST))
+    assert not missing, {trait: [name for name in found if trait in found[name]] for trait in missing}
 
 
 def test_the_registry_is_complete():

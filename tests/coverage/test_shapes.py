@@ -12,6 +12,7 @@ from eager_oracle import EagerOracle
 from examine import error
 from registry import few_blocks
 from specs import B, latents, normal, padded, per_sample, timestep
+from tiers import slow_unless
 from torch.utils._pytree import tree_map
 
 import dit_compile
@@ -70,7 +71,11 @@ INPUTS = {
     "QwenImageTransformer2DModel": qwen,
 }  # fmt: skip
 ROOM = {"SD3Transformer2DModel": dict(pos_embed_max_size=24)}  # for the tokens of all shapes in a row
-EACH = pytest.mark.parametrize("name", INPUTS)
+
+
+def each(fast: str) -> pytest.MarkDecorator:
+    """Every model, all but ``fast`` slow: a test compiles two to five graphs."""
+    return pytest.mark.parametrize("name", slow_unless(lambda name: name == fast, INPUTS, str))
 
 
 class Subject:
@@ -112,7 +117,7 @@ def held():
     return sum(state.bytes_held() for state in table._states.values())
 
 
-@EACH
+@each(fast="WanTransformer3DModel")
 @torch.no_grad()
 def test_resolutions_between_generations(name):
     """Two graphs serve them all, and each generation holds what its own resolution needs."""
@@ -137,7 +142,7 @@ GRAPHS = {
 }  # fmt: skip
 
 
-@EACH
+@each(fast="FluxTransformer2DModel")
 @torch.no_grad()
 def test_changes_inside_a_generation(name):
     """There and back again, for one step or for some: the first step of each stretch is computed, and what was held for

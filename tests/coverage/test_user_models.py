@@ -9,6 +9,7 @@ import torch
 from examine import ALTERNATING, examine
 from registry import registered
 from specs import Model
+from tiers import slow_unless
 from torch import nn
 from torch.nn.functional import dropout, gelu, scaled_dot_product_attention
 from torch.nn.utils.parametrizations import weight_norm
@@ -506,7 +507,10 @@ def with_lora(name):
     return WithLora(**{field.name: getattr(spec, field.name) for field in fields(spec)})
 
 
-@pytest.mark.parametrize("name", ["WanTransformer3DModel", "FluxTransformer2DModel", "SD3Transformer2DModel"])
+LORA = ("WanTransformer3DModel", "FluxTransformer2DModel", "SD3Transformer2DModel")
+
+
+@pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith("Flux"), LORA, str))
 def test_lora_in_some_blocks_only(name):
     found = examine(with_lora(name))
     assert found.report.refusal is None

@@ -14,6 +14,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: nothing to compile", allow_module_level=True)
 
 import triton
+from tiers import slow_unless
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -150,7 +151,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    [(name, "sm_90") for name in SOURCES] + [(name, target) for name in ELSEWHERE for target in ("sm_80", "sm_100")],
+    [(name, "sm_90") for name in SOURCES]
+    + [pytest.param(name, target, marks=pytest.mark.slow) for name in ELSEWHERE for target in ("sm_80", "sm_100")],
 )
 def test_cuda(name: str, target: str, tmp_path: Path) -> None:
     source = SOURCES[name]()
@@ -183,7 +185,7 @@ def resource_usage(compiled: Any, folder: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name == "probe-bf16", ELSEWHERE, str))
 def test_hip(name: str) -> None:
     source = SOURCES[name]()
     assembly = compile_source(source, HIP).asm["amdgcn"]
@@ -208,7 +210,7 @@ FLOAT8_SOURCES: dict[str, tuple[Callable[[], Source], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("target", ["sm_90", pytest.param("sm_100", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FLOAT8_SOURCES)
 def test_float8(name: str, target: str, tmp_path: Path) -> None:
     source, wide, narrow = FLOAT8_SOURCES[name]
@@ -228,7 +230,7 @@ def test_bfloat16_snapshots_of_float32() -> None:
     assert len(vectors) >= 2 * per_half + 2 * per_half, "16-byte loads and stores"
 
 
-@pytest.mark.parametrize("name", FLOAT8_SOURCES)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name == "store-bf16", FLOAT8_SOURCES, str))
 def test_float8_elsewhere(name: str) -> None:
     """AMD's compiler converts in software; NVIDIA's refuses before sm_89, hence storage.triton_stores."""
     source = FLOAT8_SOURCES[name][0]

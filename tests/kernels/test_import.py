@@ -22,5 +22,5 @@ assert dit_compile.kernels.__file__ is None, "kernels/ must stay without __init_
 
 
 def test_import_without_triton() -> None:
-    child = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
+    child = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert child.returncode == 0, child.stderr[-3000:]

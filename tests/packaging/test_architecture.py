@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -103,16 +103,39 @@ def test_the_reader_sees_the_package() -> None:
     assert "dit_compile.passes.plan" in IMPORTS["dit_compile.passes.plan_region"]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
+def listed(offences: Iterable[str]) -> str:
+    """The message of a rule that is broken: every offence, one a line."""
+    return "\n".join(["", *offences])
+
+
+def forbidden(module: str) -> set[str]:
+    """The parts of ours that a module imports and must not."""
     ours = {part(name) for name in IMPORTS[module] if name.split(".")[0] == "dit_compile"}
     here = part(module)
-    forbidden = ours - ALLOWED[here] if here in ALLOWED else set() if here in APPLICATIONS else ours & APPLICATIONS
-    assert not forbidden, f"{module} ({here}) must not import {sorted(forbidden)}"
-    roots = {name.split(".")[0] for name in IMPORTS[module]}
-    assert not roots & {"passes", "kernels"}, "import dit_compile.passes and dit_compile.kernels"
-    if here in NO_TORCH and module != "dit_compile.config":  # config looks at Inductor's options, inside one function
-        assert "torch" not in roots, f"{module} works on numbers"
+    return ours - ALLOWED[here] if here in ALLOWED else set() if here in APPLICATIONS else ours & APPLICATIONS
+
+
+def roots(module: str) -> set[str]:
+    """The top-level names that a module imports."""
+    return {name.split(".")[0] for name in IMPORTS[module]}
+
+
+def test_imports_point_one_way() -> None:
+    offences = [f"{module} must not import {sorted(parts)}" for module in MODULES if (parts := forbidden(module))]
+    assert not offences, listed(offences)
+
+
+def test_links_are_imported_through_the_package() -> None:
+    bare = {module: roots(module) & {"passes", "kernels"} for module in MODULES}
+    offences = [f"{module} imports {name}, not dit_compile.{name}" for module in MODULES for name in bare[module]]
+    assert not offences, listed(offences)
+
+
+def test_parts_that_work_on_numbers_do_not_import_torch() -> None:
+    numeric = {module for module in MODULES if part(module) in NO_TORCH}
+    numeric -= {"dit_compile.config"}  # looks at Inductor's options, inside one function
+    offences = [f"{module} imports torch" for module in sorted(numeric) if "torch" in roots(module)]
+    assert not offences, listed(offences)
 
 
 def test_no_import_cycles() -> None:
@@ -123,10 +146,10 @@ def test_no_import_cycles() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_stay_readable(module: str) -> None:
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{MODULES[module].relative_to(ROOT)} has {lines} lines"
+def test_files_stay_readable() -> None:
+    lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
+    offences = [f"{path} has {count} lines" for path, count in lines.items() if count > MAX_LINES]
+    assert not offences, listed(offences)
 
 
 def models_named(text: str) -> set[str]:
@@ -153,6 +176,8 @@ def test_the_reader_knows_models(text: str, expected: bool) -> None:
     assert bool(models_named(text)) is expected
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if part(module) not in APPLICATIONS])
-def test_no_code_for_particular_models(module: str) -> None:
-    assert not models_named(MODULES[module].read_text(encoding="utf-8"))
+def test_no_code_for_particular_models() -> None:
+    texts = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    general = [module for module in MODULES if part(module) not in APPLICATIONS]
+    offences = [f"{module} names {sorted(names)}" for module in general if (names := models_named(texts[module]))]
+    assert not offences, listed(offences)

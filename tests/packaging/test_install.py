@@ -18,7 +18,7 @@ def run(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     """Runs Python in its own process, without what an outer xdist worker put into the environment."""
     command = [sys.executable, *map(str, arguments)]
     child = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
     assert child.returncode == 0, f"{command}\n{child.stdout[-4000:]}\n{child.stderr[-4000:]}"
     return child.stdout

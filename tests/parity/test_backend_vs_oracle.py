@@ -20,9 +20,11 @@ from parity_support.backend import Workshop, agree, newest_trace
 from parity_support.config import Knobs, Scope, Trace
 from parity_support.oracle import OracleModel
 from parity_support.tiny import Film, play, tiny_flux
+from tiers import examples, slow_unless
 
 import dit_compile
 
+FAST = ("chain-f2b1", "chain-cut-within-singles", "container-f2b1")  # both scopes, with and without guidance
 UNSHRUNK = (Phase.explicit, Phase.reuse, Phase.generate)  # an example is small as it is, and takes half a second
 SESSIONS = itertools.count()
 TOLERANCE = 1e-5  # relative to the largest value of the output
@@ -91,10 +93,22 @@ def is_borderline(trace: Trace, threshold: float) -> bool:
     return any(abs(diff - threshold) <= 1e-4 for diffs in trace.diffs.values() for diff in diffs.values())
 
 
-@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.name)
-@settings(max_examples=8, phases=UNSHRUNK, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_backend_is_the_oracle(structure: Structure, data: st.DataObject) -> None:
+NAMED = slow_unless(lambda structure: structure.name in FAST, STRUCTURES, lambda structure: structure.name)
+
+
+@examples(fast=4, slow=12)
+@pytest.mark.parametrize("structure", NAMED)
+def test_backend_is_the_oracle(structure: Structure, examples: int) -> None:
+    @settings(max_examples=examples, phases=UNSHRUNK, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        compare(structure, data)
+
+    check()
+
+
+def compare(structure: Structure, data: st.DataObject) -> None:
+    """One or two generations of drawn settings, by the compiled model and by the oracle."""
     knobs = Knobs(structure.fn, structure.bn, scope=structure.scope, **data.draw(cache_knobs()))
     branches = data.draw(st.integers(1, 3), "branches")
     films = [Film(data.draw(PACES), branches, seed) for seed in range(data.draw(st.integers(1, 2), "generations"))]

@@ -16,6 +16,8 @@ from control_inputs import WITH_NETS, NetLoop
 from parity_support.peer import PeerUnavailable, ask
 
 VERSION = "1.0.14"
+# cache-dit runs beside. The backend's part alone is in tests/coverage/test_controlnets.py.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

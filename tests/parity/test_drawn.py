@@ -19,15 +19,18 @@ from parity_support.config import Trace
 from parity_support.drawn import CUTS, drawn_cases
 from parity_support.generation import STEPS, Studio
 from parity_support.oracle import oracle_trace
+from tiers import slow_unless
 
 import dit_compile
 
 PeerTrace = Callable[[Case], Trace]
 TOLERANCE = 1e-4
 CASES = drawn_cases()
+FAST = [(2, 3, "chain"), (1, 2, "container")]  # each structure is a compilation of some seconds
+NAMED = slow_unless(lambda case: case.knobs.structure in FAST, CASES, lambda case: case.name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", NAMED)
 def test_same_steps_and_same_picture(case: Case, studio: Studio, peer_trace: PeerTrace, workshop: Workshop) -> None:
     """Where 1.0.14 counts streaks its own way, which we do not, the oracle is compared in our stead."""
     peer = peer_trace(case)
@@ -38,7 +41,7 @@ def test_same_steps_and_same_picture(case: Case, studio: Studio, peer_trace: Pee
         agree(newest_trace(model), peer, rel=1e-3)
     else:
         drawn = oracle_trace(studio, case, case.version)
-        agree(drawn, peer, rel=1e-5)
+        agree(drawn, peer, rel=1e-5 if peer.excerpts is None else 1e-4)  # see test_oracle_vs_peer.py
     assert drawn.max_error(peer) <= TOLERANCE
 
 

@@ -15,6 +15,9 @@ from parity_support.oracle import oracle_trace
 
 PeerTrace = Callable[[Case], Trace]
 TOLERANCE = 1e-5  # measured: 0, bit for bit
+# Another processor takes sums in another order. Measured without vector instructions: 2.4e-5, and 4e-6 of the diffs,
+# relative.
+STORED_TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -22,8 +25,9 @@ def test_oracle_is_cache_dit(case: Case, studio: Studio, peer_trace: PeerTrace) 
     peer = peer_trace(case)
     ours = oracle_trace(studio, case, case.version)
     assert ours.cached == peer.cached
-    assert ours.diffs == {place: pytest.approx(diffs, rel=1e-5) for place, diffs in peer.diffs.items()}
-    assert ours.max_error(peer) <= TOLERANCE
+    tolerance = TOLERANCE if peer.excerpts is None else STORED_TOLERANCE
+    assert ours.diffs == {place: pytest.approx(diffs, rel=tolerance) for place, diffs in peer.diffs.items()}
+    assert ours.max_error(peer) <= tolerance
     assert len(peer.cached) == case.branches * (1 if case.knobs.scope == "chain" else 2)
     assert case.hits == all(peer.cached.values()) == any(peer.cached.values())  # or the comparison shows nothing
 

@@ -30,7 +30,7 @@ def run(*command, **variables):
     paths = [str(HERE), str(HERE.parent / "helpers"), os.environ.get("PYTHONPATH", "")]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "DIT_CACHE_INNER": "eager"}
     environ |= {f"DIT_CACHE_{name}": value for name, value in variables.items()}
-    return subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *command], env=environ, capture_output=True, text=True)
 
 
 def test_a_policy_of_25_lines_works_from_the_environment():

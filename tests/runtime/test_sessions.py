@@ -1,5 +1,6 @@
 """Nobody sees anybody else's snapshots: threads, sessions, resets, changed shapes and failing calls."""
 
+import gc
 import itertools
 import threading
 
@@ -69,7 +70,9 @@ def reused(session):
     return sum(stats.reused for stats in dit_compile.stats() if stats.session == session)
 
 
-BOTH = pytest.mark.parametrize("model", [ALWAYS, ADAPTIVE], ids=["always", "adaptive"], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "model", [pytest.param(ALWAYS, marks=pytest.mark.slow), ADAPTIVE], ids=["always", "adaptive"], indirect=True
+)
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def test_requests_differ_and_are_cached(model):
 def test_two_threads_in_step(model, sessions):
     """Two generations of one compiled module, interleaved by a barrier before each step."""
     wanted = {seed: alone(model, seed) for seed in (1, 2)}
-    barrier, got, errors = threading.Barrier(2, timeout=60), {}, []
+    barrier, got, errors = threading.Barrier(2), {}, []  # a thread that fails aborts it
 
     @torch.no_grad()
     def loop(request):
@@ -123,7 +126,8 @@ def test_two_threads_in_step(model, sessions):
     names = {stats.session for stats in dit_compile.stats(model) if not stats.session.startswith("alone")}
     assert len(names) == 2
     assert all("request" in name if sessions else "worker" in name for name in names)
-    del threads
+    del threads, thread
+    gc.collect()  # what torch holds in cycles may hold the session of a thread that has ended
     assert not [session for _, session in table._states if "worker" in session or "request" in session]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -10,10 +13,23 @@ from parity_support.config import Trace
 from torch import nn
 
 from dit_compile.demo.codec import encode_prompts
-from dit_compile.demo.pipeline import load_pipeline
+from dit_compile.demo.pipeline import MODEL_DIR, load_pipeline
 
 STEPS = 28
 PROMPT = "pizza on blue"
+NEGATIVE_PROMPT = ""
+GUIDANCE = 2.0  # of two branches
+SIZE = 128
+
+
+@functools.cache
+def scene() -> dict[str, Any]:
+    """What all pictures have in common: part of the keys of stored traces."""
+    weights = hashlib.sha256()
+    for path in [*sorted((MODEL_DIR / "transformer").iterdir()), *sorted((MODEL_DIR / "scheduler").iterdir())]:
+        weights.update(path.read_bytes())
+    settings = {"steps": STEPS, "prompt": PROMPT, "negative": NEGATIVE_PROMPT, "guidance": GUIDANCE, "size": SIZE}
+    return {**settings, "model": weights.hexdigest()}
 
 
 class Studio:
@@ -22,7 +38,7 @@ class Studio:
     def __init__(self) -> None:
         self._pipe = load_pipeline()
         self.cond = encode_prompts([PROMPT])
-        self.uncond = encode_prompts([""])
+        self.uncond = encode_prompts([NEGATIVE_PROMPT])
 
     def transformer(self) -> nn.Module:
         return copy.deepcopy(self._pipe.transformer).eval()
@@ -43,7 +59,7 @@ class Studio:
         if branches == 2:
             embeds, pooled = self.uncond
             guidance = {
-                "true_cfg_scale": 2.0,
+                "true_cfg_scale": GUIDANCE,
                 "negative_prompt_embeds": embeds,
                 "negative_pooled_prompt_embeds": pooled,
             }
@@ -52,8 +68,8 @@ class Studio:
             trace.latents = pipe(
                 prompt_embeds=embeds,
                 pooled_prompt_embeds=pooled,
-                height=128,
-                width=128,
+                height=SIZE,
+                width=SIZE,
                 num_inference_steps=STEPS,
                 generator=torch.Generator().manual_seed(seed),
                 output_type="latent",

@@ -26,8 +26,8 @@ class PeerUnavailable(Exception):
 class Peer:
     """One version of cache-dit. All jobs that were announced run in one process, since importing it takes seconds."""
 
-    def __init__(self, version: str, folder: Path, jobs: Iterable[Job]) -> None:
-        self.version, self.folder = version, folder
+    def __init__(self, version: str, folder: Path, jobs: Iterable[Job], show_progress: bool = False) -> None:
+        self.version, self.folder, self._show_progress = version, folder, show_progress
         self._jobs = list(dict.fromkeys(jobs))
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._answer: Future[dict[str, Any]] | None = None
@@ -66,10 +66,10 @@ class Peer:
     def _ask(self, answer: Path) -> None:
         request = self.folder / "request.pt"
         torch.save(self._jobs, request)
-        ask(self.version, self.folder, "parity_support.peer_worker", request, answer)
+        ask(self.version, self.folder, "parity_support.peer_worker", request, answer, show_progress=self._show_progress)
 
 
-def ask(version: str, folder: Path, worker: str, *arguments: Path) -> None:
+def ask(version: str, folder: Path, worker: str, *arguments: Path, show_progress: bool = False) -> None:
     """Runs the module ``worker`` in a process of its own, with cache-dit ``version`` and what lies in tests/helpers.
 
     Raises:
@@ -82,7 +82,8 @@ def ask(version: str, folder: Path, worker: str, *arguments: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", worker, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "CACHE_DIT_LOG_LEVEL": "ERROR"},
-        capture_output=True,
+        stdout=None if show_progress else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     if result.returncode:

@@ -16,6 +16,7 @@ from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern, TaylorSeerCal
 from diffusers import FluxPipeline
 from parity_support.config import FOCA_SCHEDULE, Knobs, Trace
 from parity_support.generation import Studio
+from rich.progress import track
 
 
 def adapt(pipe: FluxPipeline, knobs: Knobs) -> FluxPipeline | BlockAdapter:
@@ -91,7 +92,7 @@ def main(request: Path, answer: Path) -> None:
     torch.set_num_threads(1)
     studio = Studio()
     jobs: list[tuple[Knobs, int]] = torch.load(request, weights_only=False)
-    traces = [run(studio, knobs, branches) for knobs, branches in jobs]
+    traces = [run(studio, knobs, branches) for knobs, branches in track(jobs, f"cache-dit {cache_dit.__version__}")]
     torch.save({"version": cache_dit.__version__, "traces": traces, "foca": foca_on_a_line()}, answer)
 
 
