@@ -147,9 +147,15 @@ def latest_break() -> Break | None:
     nothing was called that ``torch.compile`` made for this backend."""
     if not any("dit_cache" in (_name(backend), _name(_inner(backend))) for backend in cached_backends.values()):
         return None
-    failed = [cut for metric in get_compilation_metrics() if (cut := _failure(metric))]
-    broken = [cut for reason in graph_break_reasons if (cut := _break(reason))]
-    return next(reversed(failed or broken), None)
+    return next((cut for metric in reversed(get_compilation_metrics()) if (cut := _cut_within(metric))), None)
+
+
+def _cut_within(metric: Any) -> Break | None:
+    """Why Dynamo did not trace all of the function that ``metric`` tells of, None if it did."""
+    name = _RESUMED.sub(r"\1", metric.co_name or "")
+    cuts = (cut for cut in map(_break, reversed(graph_break_reasons)) if cut is not None)
+    place = (metric.co_filename, name)
+    return _failure(metric) or next((c for c in cuts if (c.frames[0].filename, c.frames[0].name) == place), None)
 
 
 def _inner(backend: Any) -> Any:

@@ -250,6 +250,7 @@ torch.compile(Model(), backend="dit_cache")(torch.zeros(2))
 """
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_is_an_occasion():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stderr.count("nothing is cached: Dynamo made no graph. Dynamo broke the graph at") == 1
