@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -106,11 +107,11 @@ class Break:
 
 @dataclass(frozen=True)
 class Part:
-    """What is known of a graph that holds a part of the model. ``last`` says that blocks cannot be in a later graph:
-    the model returns here, or Dynamo gave up on its ``forward``."""
+    """What is known of a graph that holds a part of the model. ``hopeless`` says whether its blocks are apart for sure
+    (a block is executed by itself, or the model ends and nothing can follow), None when its blocks are not known."""
 
     cut: Break
-    last: bool
+    hopeless: bool | None
 
 
 def find_part(gm: GraphModule) -> Part | None:
@@ -121,16 +122,29 @@ def find_part(gm: GraphModule) -> Part | None:
     """
     end = getattr(gm, "compile_subgraph_reason", None)
     own = _break(end) if end is not None and end.graph_break else None
-    running = [
-        (frame.f_code.co_filename, frame.f_code.co_firstlineno, line) for frame, line in traceback.walk_stack(None)
-    ]
+    frames = list(traceback.walk_stack(None))
+    running = [(frame.f_code.co_filename, frame.f_code.co_firstlineno, line) for frame, line in frames]
     metrics = {(m.co_filename, m.co_firstlineno): m for m in get_compilation_metrics()}  # the latest of each function
     cut = own or next(filter(None, (_cut_of(metrics.get(place[:2]), *place) for place in running)), None)
     if cut is None:
         return None
     outer = [metrics[place[:2]] for place in running if place[:2] in metrics]
     gave_up = bool(outer) and outer[-1].fail_type is not None
-    return Part(cut, gave_up or (own is None and end is not None and _returns_from_all(end, outer)))
+    if gave_up or (own is None and end is not None and _returns_from_all(end, outer)):
+        return Part(cut, hopeless=True)
+    return Part(cut, hopeless=_runs_a_block([frame for frame, _ in frames]))
+
+
+def _runs_a_block(frames: list[FrameType]) -> bool | None:
+    """Whether a block of the model is being executed, which it is not where all blocks are in one graph. None when the
+    model has no list of modules that may be its blocks."""
+    named = (frame.f_locals.get(name) for frame in frames for name in ("self", "module"))
+    modules = [value for value in named if isinstance(value, torch.nn.Module)]
+    lists = [m for m in (modules[-1].modules() if modules else ()) if isinstance(m, torch.nn.ModuleList) and len(m) > 2]
+    if not lists:
+        return None
+    blocks = max(lists, key=lambda modules: sum(parameter.numel() for parameter in modules.parameters()))
+    return any(module is block for block in blocks for module in modules)
 
 
 def _returns_from_all(end: Any, outer: list[Any]) -> bool:
@@ -291,12 +305,12 @@ KINDS = (
         "sizes",
         "the size of a tensor depends on the values of another (nonzero, unique, a boolean mask)",
         (
-            Way("fullgraph", "compile with fullgraph=True"),
             Way(
                 "switch",
                 "torch._dynamo.config.capture_dynamic_output_shape_ops = True",
                 "capture_dynamic_output_shape_ops",
             ),
+            Way("fullgraph", "fullgraph=True, which raises an error if the size cannot be traced"),
         ),
         text=r"^Dynamic shape operator",
     ),
@@ -317,15 +331,24 @@ KINDS = (
         "number",
         "a number is read from a tensor (.item(), .tolist(), int(), float())",
         (
-            Way("fullgraph", "if it is an integer, compile with fullgraph=True"),
             Way(
                 "switch",
                 "if it is an integer, torch._dynamo.config.capture_scalar_outputs = True",
                 "capture_scalar_outputs",
             ),
+            Way("fullgraph", "if it is an integer, fullgraph=True, which raises an error if it cannot be traced"),
             Way("tensor", "if it is a float, compute with the tensor instead"),
         ),
         text=r"Tensor\.item\(\)|Tensor\.tolist\(\)|_local_scalar_dense",
+    ),
+    Kind(
+        "context manager",
+        "a context manager is entered that Dynamo does not know",
+        (
+            Way("argument", "pass what it sets as arguments (device=...)"),
+            Way("outside", "enter it before the model is called"),
+        ),
+        text=r"^Unsupported context manager",
     ),
     Kind(
         "graph_break",

@@ -29,10 +29,9 @@ def say_compiled(report: GraphReport) -> None:
 def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool) -> None:
     """One warning with the reason and, if Dynamo has broken the graph, the place, the cause and the way out.
 
-    Of a model that is broken into many graphs, those without any list of modules are not worth a warning: a front or
-    head in a graph of its own does no harm as long as the blocks are together. Only when no graph with all blocks can
-    come any more is it said, once for all of them. ``hopeless`` says that several graphs were refused by now and none
-    is cached.
+    A front or head in a graph of its own does no harm as long as the blocks are together: of a model that is broken
+    into many graphs it is said once, and only when no graph with all blocks can come any more. ``hopeless`` says that
+    several graphs were refused by now and none is cached, which decides where the model's blocks are not known.
     """
     message = f"this graph is not cached, it runs as with plain {inner}: {refusal}"
     if not isinstance(refusal, NoChain):
@@ -41,7 +40,7 @@ def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool
     part = find_part(gm)
     if part is None:
         warn_once(f"{message}. Compile the whole transformer, not a single block", key="no chain in a whole graph")
-    elif refusal.lists or hopeless or part.last:
+    elif part.hopeless or (part.hopeless is None and hopeless):
         warn_once(f"{message}. {part.cut}", key=part.cut.key)
     else:
         log.info("dit_cache: %s", message)

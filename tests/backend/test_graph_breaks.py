@@ -83,7 +83,7 @@ FIXES = [
 @torch.no_grad()
 def test_the_way_out_gives_blocks_that_are_cached(fix, caplog):
     model = fix.make()
-    with torch._dynamo.config.patch(**fix.switches):
+    with torch._dynamo.config.patch(**fix.switches), fix.outside():
         fast = compiled(model, fix.fullgraph)
         fix.after(fast)
         for step in STEPS:

@@ -7,6 +7,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +22,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Fix:
-    """``after`` gets the compiled model."""
+    """``after`` gets the compiled model, ``outside`` makes a context to call it in."""
 
     make: Callable[[], nn.Module]
     fullgraph: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[Any], Any] = lambda model: None
+    outside: Callable[[], Any] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,19 @@ def _(x: Tensor) -> Tensor:
 
 def disabled(block, x, temb):
     return block.plain(disabled_function(x), temb)
+
+
+def device_entered(block, x, temb):
+    with torch.device("cpu"):
+        return block.plain(x, temb) + torch.ones(1)
+
+
+def device_given(block, x, temb):
+    return block.plain(x, temb) + torch.ones(1, device="cpu")
+
+
+def device_not_given(block, x, temb):
+    return block.plain(x, temb) + torch.ones(1)
 
 
 def unknown(block, x, temb):
@@ -269,8 +284,8 @@ def ignoring(forward: Any, *functions: Any) -> list[Fix]:
 
 def traced(switch: str, *forwards: Any) -> dict[str, list[Fix]]:
     return {
-        "fullgraph": [Fix(toy(forward), fullgraph=True) for forward in forwards],
         "switch": [Fix(toy(forward), switches={switch: True}) for forward in forwards],
+        "fullgraph": [Fix(toy(forward), fullgraph=True) for forward in forwards],
     }
 
 
@@ -307,6 +322,11 @@ TRIALS = {
         toy(integer),
         "count = (x > 100).sum().item()",
         {**traced("capture_scalar_outputs", integer, list_of_integers), "tensor": [Fix(toy(scaled))]},
+    ),
+    "context manager": Trial(
+        toy(device_entered),
+        'with torch.device("cpu"):',
+        {"argument": [Fix(toy(device_given))], "outside": [Fix(toy(device_not_given), outside=lambda: CPU)]},
     ),
     "graph_break": Trial(toy(breaking), "torch._dynamo.graph_break()", {"remove": PLAIN}),
     "disabled": Trial(
