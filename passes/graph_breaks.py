@@ -122,44 +122,67 @@ def find_part(gm: GraphModule) -> Part | None:
     """
     end = getattr(gm, "compile_subgraph_reason", None)
     own = _break(end) if end is not None and end.graph_break else None
-    frames = list(traceback.walk_stack(None))
-    running = [(frame.f_code.co_filename, frame.f_code.co_firstlineno, line) for frame, line in frames]
-    metrics = {(m.co_filename, m.co_firstlineno): m for m in get_compilation_metrics()}  # the latest of each function
-    cut = own or next(filter(None, (_cut_of(metrics.get(place[:2]), *place) for place in running)), None)
+    running = _running()
+    cut = own or next(filter(None, (_cut_of(*known) for known in running)), None)
     if cut is None:
         return None
-    outer = [metrics[place[:2]] for place in running if place[:2] in metrics]
-    gave_up = bool(outer) and outer[-1].fail_type is not None
-    if gave_up or (own is None and end is not None and _returns_from_all(end, outer)):
+    if own is None and end is not None and end.user_stack and _returns_from_all(end.user_stack[0], running):
         return Part(cut, hopeless=True)
-    return Part(cut, hopeless=_runs_a_block([frame for frame, _ in frames]))
+    return Part(cut, hopeless=_are_apart(running))
 
 
-def _runs_a_block(frames: list[FrameType]) -> bool | None:
-    """Whether a block of the model is being executed, which it is not where all blocks are in one graph. None when the
-    model has no list of modules that may be its blocks."""
-    named = (frame.f_locals.get(name) for frame in frames for name in ("self", "module"))
-    modules = [value for value in named if isinstance(value, torch.nn.Module)]
-    lists = [m for m in (modules[-1].modules() if modules else ()) if isinstance(m, torch.nn.ModuleList) and len(m) > 2]
+def _running() -> list[tuple[FrameType, int, Any]]:
+    """The functions that are being executed, innermost first: frame, line, and what Dynamo noted last of the function
+    (None if it never saw it)."""
+    notes = {(metric.co_filename, metric.co_firstlineno): metric for metric in get_compilation_metrics()}
+    stack = traceback.walk_stack(None)
+    return [(f, line, notes.get((f.f_code.co_filename, f.f_code.co_firstlineno))) for f, line in stack]
+
+
+def _returns_from_all(end: traceback.FrameSummary, running: list[tuple[FrameType, int, Any]]) -> bool:
+    """Whether a graph that returns at ``end`` is the end of the outermost function that was traced, too."""
+    traced = [note for _, _, note in running if note is not None and note.fail_type is None]
+    if not traced:
+        return False
+    rest = [(note.co_filename, note.co_name) for note in traced[:-1]] + [(end.filename, end.name)]
+    resumed = ((file, _RESUMED.fullmatch(name or "")) for file, name in rest)
+    return all(match and (file, match[1]) == (traced[-1].co_filename, traced[-1].co_name) for file, match in resumed)
+
+
+def _are_apart(running: list[tuple[FrameType, int, Any]]) -> bool | None:
+    """Whether a block is being executed by itself, or Dynamo gave up on the ``forward`` that loops over the blocks. None
+    when the model has no list of modules that may be its blocks."""
+    modules = [(_module(frame), note) for frame, _, note in running]
+    model = next((module for module, _ in reversed(modules) if module is not None), None)
+    lists = [
+        m for m in (model.modules() if model is not None else ()) if isinstance(m, torch.nn.ModuleList) and len(m) > 2
+    ]
     if not lists:
         return None
     blocks = max(lists, key=lambda modules: sum(parameter.numel() for parameter in modules.parameters()))
-    return any(module is block for block in blocks for module in modules)
+    inside, outermost = False, None
+    for module, note in reversed(modules):
+        inside = inside or (module is not None and blocks not in module.modules())
+        gave_up = note is not None and "graph break in loop" in (note.fail_reason or "")
+        if note is not None and (gave_up or note.fail_type is None):  # not what wraps the model and is not traced
+            function = (note.co_filename, _RESUMED.sub(r"\1", note.co_name or ""))
+            outermost = outermost or function
+            gave_up = gave_up and function == outermost
+        if (gave_up and not inside) or any(module is block for block in blocks):
+            return True
+    return False
 
 
-def _returns_from_all(end: Any, outer: list[Any]) -> bool:
-    """Whether a graph that ends at ``end`` is the end of the outermost of the functions that are executed, too."""
-    if not outer or not end.user_stack:
-        return False
-    rest = [(m.co_filename, m.co_name) for m in outer[:-1]] + [(end.user_stack[0].filename, end.user_stack[0].name)]
-    resumed = ((file, _RESUMED.fullmatch(name or "")) for file, name in rest)
-    return all(match and (file, match[1]) == (outer[-1].co_filename, outer[-1].co_name) for file, match in resumed)
+def _module(frame: FrameType) -> torch.nn.Module | None:
+    named = (frame.f_locals.get(name) for name in ("self", "module"))
+    return next((value for value in named if isinstance(value, torch.nn.Module)), None)
 
 
 def latest_break() -> Break | None:
     """The last place where Dynamo stopped, for a model of which no graph was handed over; None if there is none or if
     nothing was called that ``torch.compile`` made for this backend."""
-    if not any("dit_cache" in (_name(backend), _name(_inner(backend))) for backend in cached_backends.values()):
+    functions = [getattr(backend, "compiler_fn", backend) for backend in cached_backends.values()]
+    if not any(getattr(function, "__name__", "") == "dit_cache" for function in functions):
         return None
     return next((cut for metric in reversed(get_compilation_metrics()) if (cut := _cut_within(metric))), None)
 
@@ -172,21 +195,14 @@ def _cut_within(metric: Any) -> Break | None:
     return _failure(metric) or next((c for c in cuts if (c.frames[0].filename, c.frames[0].name) == place), None)
 
 
-def _inner(backend: Any) -> Any:
-    return getattr(backend, "compiler_fn", backend)
-
-
-def _name(backend: Any) -> str:
-    return getattr(backend, "compiler_name", "") or getattr(backend, "__name__", "")
-
-
-def _cut_of(metric: Any, file: str, first: int, line: int) -> Break | None:
-    """Why Dynamo traced only a part of the function in ``file`` that begins at ``first`` and now executes ``line``."""
-    failed = _failure(metric) if metric is not None else None
+def _cut_of(frame: FrameType, line: int, note: Any) -> Break | None:
+    """Why Dynamo traced only a part of the function that now executes ``line``, None if it did not begin to."""
+    failed = _failure(note) if note is not None else None
     if failed is not None:
         return failed
-    cuts = [cut for cut in map(_break, reversed(graph_break_reasons)) if cut is not None]
-    return next((cut for cut in cuts if (cut.frames[0].filename, cut.frames[0].lineno) == (file, line)), None)
+    place = (frame.f_code.co_filename, line)
+    cuts = (cut for cut in map(_break, reversed(graph_break_reasons)) if cut is not None)
+    return next((cut for cut in cuts if (cut.frames[0].filename, cut.frames[0].lineno) == place), None)
 
 
 def _break(reason: Any) -> Break | None:
