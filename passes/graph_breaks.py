@@ -150,7 +150,7 @@ def _returns_from_all(end: traceback.FrameSummary, running: list[tuple[FrameType
 
 
 def _are_apart(running: list[tuple[FrameType, int, Any]]) -> bool | None:
-    """Whether a block is being executed by itself, or Dynamo gave up on the ``forward`` that loops over the blocks. None
+    """Whether a block is executed by itself, or Dynamo gave up on the ``forward`` that loops over the blocks. None
     when the model has no list of modules that may be its blocks."""
     modules = [(_module(frame), note) for frame, _, note in running]
     model = next((module for module, _ in reversed(modules) if module is not None), None)
