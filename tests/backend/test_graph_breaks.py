@@ -1,8 +1,10 @@
 """Graph breaks: one warning that names the place, the cause and a way out; the way out gives blocks that are cached."""
 
 import logging
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +52,16 @@ def test_every_kind_and_every_way_out_is_tried():
     assert {kind.name: [way.name for way in kind.ways] for kind in KINDS} == {
         name: list(trial.ways) for name, trial in TRIALS.items()
     }
+
+
+def test_the_page_has_every_kind_and_every_way_out():
+    page = (Path(__file__).parents[2] / "docs" / "graph-breaks.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.*) \|$", page, re.MULTILINE))
+    assert list(rows) == ["kind", *NAMES]
+    for kind in KINDS:
+        texts = [kind.cause, *(way.text for way in kind.ways)]
+        assert all(part in rows[kind.name] for text in texts for part in re.split(r"\{\w+\}", text))
+        assert ("none; instead: " in rows[kind.name]) is not kind.remedy
 
 
 @pytest.mark.parametrize("name", TRIALS)
