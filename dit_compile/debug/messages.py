@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
 
 from torch.fx import GraphModule
 
 from ..compat import current_compilation
-from ..passes.graph_breaks import any_break, explain_break, source_files
+from ..passes.graph_breaks import find_part, latest_break
 from ..passes.plan import NoChain, Refusal
 from .report import GraphReport
 
 log = logging.getLogger("dit_compile")
 _said: set[str] = set()
+_later: dict[str, str] = {}
+_cached: list[str] = []
 
 
 def say_compiled(report: GraphReport) -> None:
     """One INFO line per graph, and the notes of the plan as warnings."""
+    _cached.append(report.chain)
     for note in report.notes:
         warn_once(note)
     log.info("dit_cache: %s", report.line())
 
 
 def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool) -> None:
-    """One warning with the reason and the way out.
+    """One warning with the reason and, if Dynamo has broken the graph, the place, the cause and the way out.
 
-    Of a model that Dynamo has broken into many graphs, those without any list of modules are not worth a warning: a
-    front or head in a graph of its own does no harm as long as the blocks are together. ``hopeless`` says that
-    several graphs were refused by now and none is cached.
+    A front or head in a graph of its own does no harm as long as the blocks are together: of a model that is broken
+    into many graphs it is said once, and only when no graph with all blocks can come any more. ``hopeless`` says that
+    several graphs were refused by now and none is cached, which decides where the model's blocks are not known.
     """
     message = f"this graph is not cached, it runs as with plain {inner}: {refusal}"
     if not isinstance(refusal, NoChain):
         warn_once(message)
         return
-    if not refusal.lists and any_break() and not hopeless:
+    part = find_part(gm)
+    if part is None:
+        warn_once(f"{message}. Compile the whole transformer, not a single block", key="no chain in a whole graph")
+    elif part.hopeless or (part.hopeless is None and hopeless):
+        warn_once(f"{message}. {part.cut}", key=part.cut.key)
+    else:
         log.info("dit_cache: %s", message)
+        _later.setdefault(part.cut.key, f"{message}. {part.cut}")
+
+
+def say_unseen() -> None:
+    """The warning that ``say_refused`` has put off, or that Dynamo handed over no graph at all; nothing if a graph is
+    cached. For the end of the process: until then a graph with blocks may come."""
+    if _cached or _said:
         return
-    broken = explain_break(gm)
-    way_out = broken or (
-        "Compile the whole transformer, not a single block. If a graph break cuts its blocks apart, compile with "
-        "fullgraph=True: Dynamo then traces through data-dependent shapes, or names the line that it cannot trace"
-    )
-    warn_once(f"{message}. {way_out}", key=f"no chain in {source_files(gm)[:1]}, break known: {broken is not None}")
+    cut = latest_break()
+    for message in list(_later.values())[-1:] or ([f"nothing is cached: Dynamo made no graph. {cut}"] if cut else []):
+        warn_once(message)
 
 
 def say_recompile_limit() -> None:
@@ -69,3 +82,8 @@ def warn_once(message: str, key: str | None = None) -> None:
 
 def forget_warnings() -> None:
     _said.clear()
+    _later.clear()
+    _cached.clear()
+
+
+atexit.register(say_unseen)
