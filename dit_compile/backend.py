@@ -79,10 +79,8 @@ def dit_cache(
         graphs = reports.all()
         hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)
         say_refused(gm, refusal, config.inner, hopeless=hopeless)
-    except (ConfigError, *dynamo_control_flow()):
-        raise
     except Exception as error:
-        if config.strict:
+        if config.strict or isinstance(error, (ConfigError, *dynamo_control_flow())):
             raise
         _report_failure(gm, error, config)
     return compile_graph(gm, config.inner, patches)
@@ -143,9 +141,7 @@ def analyse(gm: GraphModule, config: CacheConfig) -> Analysis:
     return Analysis(graph, plan, top, outliner, effects, rows, tap, report)
 
 
-def build(
-    analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapping[str, Any]
-) -> Callable[..., Any]:
+def build(analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapping[str, Any]) -> Callable[..., Any]:
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
     pieces, plan = analysis.outliner.pieces, analysis.plan
     top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
@@ -180,8 +176,8 @@ def _report_failure(gm: GraphModule, error: Exception, config: CacheConfig) -> N
     text = f"an unexpected error, {type(error).__name__}: {error}"
     reports.add(GraphReport(len(gm.graph.nodes), refusal=text, traceback=traceback.format_exc()))
     log.exception(
-        "dit_cache: this graph is not cached, it runs as with plain %s: an unexpected error. Please report it with this "
-        "traceback; DIT_CACHE_STRICT=1 raises it instead",
+        "dit_cache: this graph is not cached, it runs as with plain %s: an unexpected error. Please report it with "
+        "this traceback; DIT_CACHE_STRICT=1 raises it instead",
         config.inner,
     )
 

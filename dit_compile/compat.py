@@ -71,10 +71,10 @@ def current_compilation() -> Compilation | None:
     """
     context = getattr(torch._guards, "CompileContext", None)
     known = context.current_compile_id() if context is not None else None
-    number = getattr(known, "frame_compile_id", None)
-    if not isinstance(number, int):
+    function, number = getattr(known, "frame_id", None), getattr(known, "frame_compile_id", None)
+    if not isinstance(function, int) or not isinstance(number, int):
         return None
-    return Compilation(int(known.frame_id), number + 1, getattr(torch._dynamo.config, "recompile_limit", None))
+    return Compilation(function, number + 1, getattr(torch._dynamo.config, "recompile_limit", None))
 
 
 class _Everything(set[str]):
@@ -107,7 +107,7 @@ def copy_dynamo_source(new: Node, old: Node) -> None:
 
     It is an attribute, not metadata, so copying a node loses it. Without it weights count as inputs that change.
     """
-    new._dynamo_source = getattr(old, "_dynamo_source", None) if old.op == "placeholder" else None  # type: ignore[attr-defined]
+    new._dynamo_source = getattr(old, "_dynamo_source", None) if old.op == "placeholder" else None
 
 
 def copy_dynamo_notes(new: GraphModule, old: GraphModule) -> None:
@@ -207,7 +207,7 @@ def _fake_mode(args: Iterable[Any]) -> Any:
         if isinstance(arg, FakeTensor):
             return arg.fake_mode
         if isinstance(arg, Tensor) and is_traceable_wrapper_subclass(arg):
-            names, _ = arg.__tensor_flatten__()  # type: ignore[attr-defined]
+            names, _ = arg.__tensor_flatten__()
             return _fake_mode(getattr(arg, name) for name in names)
     return FakeTensorMode()
 
@@ -265,7 +265,7 @@ def compile_with_aot_eager(gm: GraphModule, examples: Sequence[Any]) -> Callable
     """Dynamo's backend ``aot_eager`` (since 2.0)."""
     from torch._dynamo.backends.debugging import aot_eager
 
-    return aot_eager(gm, examples)
+    return aot_eager(gm, list(examples))
 
 
 # --- logging and graphs

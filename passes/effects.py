@@ -130,4 +130,3 @@ def _look_into(body: GraphModule, seen: _Observer) -> None:
         functional_metadata(body, values, seen)
     else:
         raise RuntimeError(f"{body._get_name()} has inputs of unknown shape")
-

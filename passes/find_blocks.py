@@ -145,7 +145,8 @@ def _with_further_runs(gm: GraphModule, chains: list[tuple[Block, ...]]) -> tupl
     for chain in chains[1:]:
         lists = {block.path for block in chosen[0]}
         apart = all(
-            place[chain[-1].nodes[-1]] < place[other[0].nodes[0]] or place[other[-1].nodes[-1]] < place[chain[0].nodes[0]]
+            place[chain[-1].nodes[-1]] < place[other[0].nodes[0]]
+            or place[other[-1].nodes[-1]] < place[chain[0].nodes[0]]
             for other in chosen
         )
         if apart and {block.path for block in chain} <= lists:

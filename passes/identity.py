@@ -25,8 +25,10 @@ from torch.fx import GraphModule, Node
 from ..compat import storage_id, triton_call
 from .facts import fake, is_static_input, same_size, size_expr
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
-_PLAIN += (torch.memory_format, type(Ellipsis))
+_PLAIN = (
+    bool, int, float, complex, str, bytes, type(None), type(Ellipsis), torch.dtype, torch.device, torch.layout,
+    torch.memory_format,
+)  # fmt: skip
 
 
 class _Same:
@@ -152,8 +154,8 @@ def content(value: Any) -> Hashable:
 def describe(value: Any) -> Hashable:
     """What compiled code may rely on in one of its values.
 
-    Class, shape, strides (that of a dimension of size 1 is irrelevant), dtype, device, alignment of the offset, conj and
-    neg bits and, for tensor subclasses, the inner tensors and the context that they are flattened with.
+    Class, shape, strides (that of a dimension of size 1 is irrelevant), dtype, device, alignment of the offset, conj
+    and neg bits and, for tensor subclasses, the inner tensors and the context that they are flattened with.
     """
     if isinstance(value, (tuple, list)):
         return (type(value), *map(describe, value))

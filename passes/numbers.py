@@ -5,8 +5,8 @@ after:   m = w * 0.5;  y = x * m;              z = layer_norm(x, eps=1e-6)
 
 When a float has changed once, Dynamo passes it as a float64 tensor ``w`` of shape () and reads it with ``.item()``.
 Compiled pieces take tensors, so arithmetic with the number is done with the tensor: a tensor of shape () and a Python
-number of the same value give the same result and the same dtype. An operator that takes nothing but a Python number gets
-the value of today as a constant; Dynamo then guards on it, and another value compiles another graph.
+number of the same value give the same result and the same dtype. An operator that takes nothing but a Python number
+gets the present value as a constant; Dynamo then guards on it, and another value compiles another graph.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def numbers_as_operands(gm: GraphModule) -> GraphModule:
                 continue
             if free_unbacked_symbols(fake(node)):
                 raise Refusal(
-                    f"{target_name(user)} takes a Python number that is read from a tensor ({tensor.name}) at every call"
+                    f"{target_name(user)} takes a Python number that is read from a tensor, {tensor.name}, at every call"
                 )
             if user.op != "output":
                 fixed.setdefault((_origin(tensor), target_name(user)))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from torch.fx import Node
 
-
 PART = "dit_part"  # node.meta key: the Part that a node belongs to
 
 

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Dump:
     def after(self, top: GraphModule, outliner: Outliner, effects: Mapping[str, Effects]) -> None:
         self._write("3_after.txt", lambda: render(top) + "\n" + render_uses(outliner, effects))
         for name, piece in outliner.pieces.items():
-            self._write(f"pieces/{name}.py", lambda piece=piece: piece.print_readable(print_output=False))
+            self._write(f"pieces/{name}.py", partial(piece.print_readable, print_output=False))
         if self._path is not None:
             log.info("dit_cache: graphs written to %s", self._path)
 

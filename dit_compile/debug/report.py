@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
 
@@ -140,12 +140,14 @@ class Watch:
 
 def chain_name(chain: tuple[Block, ...]) -> str:
     """``19 x DoubleBlock + 38 x SingleBlock``; alternating blocks are counted by kind, runs of one list together."""
-    runs_of_lists = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.turn)]
-    names = [chain_name(tuple(replace(block, turn=0) for block in run)) for run in runs_of_lists if len(runs_of_lists) > 1]
-    if names:
-        return " + ".join(
-            name if count == 1 else f"{name}, run {count} times" for name, count in Counter(names).items()
-        )
+    turns = [tuple(blocks) for _, blocks in itertools.groupby(chain, key=lambda block: block.turn)]
+    if len(turns) > 1:
+        names = Counter(_kinds(blocks) for blocks in turns)
+        return " + ".join(name if count == 1 else f"{name}, run {count} times" for name, count in names.items())
+    return _kinds(chain)
+
+
+def _kinds(chain: tuple[Block, ...]) -> str:
     runs = [(kind, len(list(blocks))) for kind, blocks in itertools.groupby(chain, key=lambda block: block.kind)]
     if len(runs) > 4:
         kinds = dict.fromkeys(block.kind for block in chain)
@@ -206,22 +208,20 @@ def describe_plan(
     )
 
 
-def _advice(
-    fixed_numbers: tuple[tuple[str, str], ...], groups: tuple[str, ...], config: CacheConfig
-) -> Iterator[str]:
+def _advice(fixed_numbers: tuple[tuple[str, str], ...], groups: tuple[str, ...], config: CacheConfig) -> Iterator[str]:
     """What a user should know of a graph that is cached."""
     given = [(name, operator) for name, operator in fixed_numbers if not is_held_by_module(name)]
     if given:
         names = ", ".join(f"{name} ({operator})" for name, operator in given)
         yield (
-            f"arguments that are Python numbers became constants of the compiled graph, because an operator takes nothing "
-            f"else: {names}. Every new value compiles another graph; pass a tensor where the model accepts one"
+            "arguments that are Python numbers became constants of the compiled graph, because an operator takes "
+            f"nothing else: {names}. Every new value compiles another graph; pass a tensor where the model accepts one"
         )
     if groups and POLICIES[config.policy].needs_probe:
         yield (
-            f"the skipped blocks contain collectives (process groups {', '.join(groups)}), and every rank decides by what "
-            "it measures itself: ranks that differ would wait for each other for ever. Choose a policy that measures "
-            "nothing, such as policy=interval or policy=mask"
+            f"the skipped blocks contain collectives (process groups {', '.join(groups)}), and every rank decides by "
+            "what it measures itself: ranks that differ would wait for each other for ever. Choose a policy that "
+            "measures nothing, such as policy=interval or policy=mask"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import CacheConfig
-from ..forecast import FORECASTERS, ForecastError, Forecaster, wanted_snapshots
+from ..forecast import FORECASTERS, Forecaster, ForecastError, wanted_snapshots
 from ..policy import POLICIES, Policy
 from .clock import Position
 from .finite import FiniteChecks

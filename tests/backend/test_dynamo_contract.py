@@ -121,7 +121,9 @@ def test_a_dead_model_leaves_nothing_behind():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("given", [{"mode": "reduce-overhead"}, {"options": {"mode": "max-autotune", "fn": 1}}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"mode": "reduce-overhead"}, {"options": {"mode": "max-autotune", "fn": 1}}], ids=str
+)
 def test_pieces_are_compiled_without_cuda_graphs(given, monkeypatch):
     """A captured graph's outputs are overwritten by its next call; snapshots must outlive it."""
     from dit_compile.passes import lower

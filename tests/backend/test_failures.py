@@ -13,7 +13,9 @@ from dit_compile.forecast import FORECASTERS, Forecaster, register_forecaster
 from dit_compile.passes import lower
 
 T = torch.full((2,), 500.0)
-PASSES = ("normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "analyse")
+PASSES = (
+    "normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "analyse",
+)  # fmt: skip
 
 
 def broken(*args, **kwargs):
@@ -71,7 +73,9 @@ def test_a_dump_that_cannot_be_written(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("reason", ["switched off", "refused", "error", "gradients"])
-@pytest.mark.parametrize("given", [{"mode": "max-autotune"}, {"options": {"triton.cudagraphs": True, "epilogue_fusion": False}}])
+@pytest.mark.parametrize(
+    "given", [{"mode": "max-autotune"}, {"options": {"triton.cudagraphs": True, "epilogue_fusion": False}}]
+)
 def test_plain_is_plain(reason, given, monkeypatch):
     """The plain compiler gets the user's mode and options as they are, CUDA graphs included."""
     seen = []
@@ -99,7 +103,7 @@ def test_mode_among_the_options(monkeypatch):
     assert all(patches["max_autotune"] is True and patches["epilogue_fusion"] is False for patches in seen)
     assert dit_compile.graphs()[-1].settings.startswith("F1 B0 W2 C3 t0.16")
     torch._dynamo.reset()
-    with pytest.raises(BackendCompilerFailed, match="mode 'fastest'.*max-autotune"):
+    with pytest.raises(BackendCompilerFailed, match=r"mode 'fastest'.*max-autotune"):
         torch.compile(build(Toy), backend="dit_cache", options={"mode": "fastest"})(latents(), T)
 
 

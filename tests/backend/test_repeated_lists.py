@@ -1,4 +1,4 @@
-"""A list of blocks that runs several times in one call of the model: every run is a chain with a decision of its own."""
+"""A list of blocks that runs several times in one call of the model: each run is a chain with its own decision."""
 
 import pytest
 import torch
@@ -105,7 +105,8 @@ def test_every_run_decides_for_itself():
     class Drifting(TwoPrompts):
         def forward(self, x, t):
             temb = timestep_embedding(torch.ones_like(t))
-            still, moving = self.run(self.embed(x), temb, 0), self.run(torch.sin(self.embed(x) * 3 * t[:, None, None]), temb, 1)
+            still = self.run(self.embed(x), temb, 0)
+            moving = self.run(torch.sin(self.embed(x) * 3 * t[:, None, None]), temb, 1)
             return self.head(still + moving)
 
     compiled = compile_toy(build(Drifting), residual_diff_threshold=0.05, warmup_steps=1, forecast="reuse")

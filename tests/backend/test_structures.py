@@ -21,7 +21,9 @@ def wrong(structure: Structure) -> str:
     torch._dynamo.reset()
     dit_compile.reset()
     model = structure.build()
-    compiled = torch.compile(model, backend="dit_cache", options={**structure.options(), "strict": True}, fullgraph=True)
+    compiled = torch.compile(
+        model, backend="dit_cache", options={**structure.options(), "strict": True}, fullgraph=True
+    )
     inputs = [(latents(seed=1) + 0.1 * i, torch.full((2,), 900.0 - 100 * i)) for i in range(4)]
     with torch.no_grad():
         torch.manual_seed(1)

@@ -22,7 +22,6 @@ from dit_compile.config import (
     resolve,
     shortened,
 )
-
 from dit_compile.policy.mask_presets import mask_digits
 
 POSITIVE = st.integers(1, 10**5)
@@ -334,7 +333,9 @@ LONG = "x" * 10_000
 HUGE = 10**6000
 
 
-@pytest.mark.parametrize("value", [LONG, [0] * 10_000, HUGE, {"a": LONG}, LONG.encode(), object()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value", [LONG, [0] * 10_000, HUGE, {"a": LONG}, LONG.encode(), object()], ids=lambda v: type(v).__name__
+)
 @pytest.mark.parametrize("name", ["fn", "preset", "policy", "step_mask", "num_steps", "max_bytes", "adacache_rates"])
 def test_a_message_repeats_no_long_value(name: str, value: object) -> None:
     try:

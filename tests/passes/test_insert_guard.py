@@ -102,7 +102,11 @@ def test_identical_blocks_are_one_piece(capture):
 
 def test_a_whole_segment_is_one_piece(capture):
     _, outliner, _ = transform(capture(build(Toy), *INPUTS), back=2, whole=True)
-    assert list(outliner.uses().values()) == [["front.glue to blocks.0"], ["blocks.1 to blocks.3"], ["blocks.4 to tail.glue"]]
+    assert list(outliner.uses().values()) == [
+        ["front.glue to blocks.0"],
+        ["blocks.1 to blocks.3"],
+        ["blocks.4 to tail.glue"],
+    ]
     region = outliner.pieces["blocks_1"]
     assert sum(node.target is torch.nn.functional.gelu for node in region.graph.nodes) == 3
 
