@@ -42,6 +42,30 @@ def graph_break_reasons() -> list[Any]:
     return getattr(output_graph, "graph_break_reasons", [])
 
 
+def compilations() -> list[Any]:
+    """What Dynamo notes of each function that it compiled, or gave up on (``get_compilation_metrics``, since 2.1).
+
+    Empty where the name is missing: a graph is then not known to be a part of a model.
+    """
+    notes = getattr(torch._dynamo.utils, "get_compilation_metrics", None)
+    return list(notes()) if notes is not None else []
+
+
+def backends_in_use() -> list[Any]:
+    """The backends of all functions compiled in this process (``torch._dynamo.eval_frame.cached_backends``, since 2.1).
+
+    Empty where the name is missing: nothing is then said of a model that Dynamo made no graph of.
+    """
+    from torch._dynamo import eval_frame
+
+    return list(getattr(eval_frame, "cached_backends", {}).values())
+
+
+def has_dynamo_setting(name: str) -> bool:
+    """Whether ``torch._dynamo.config`` has a setting of this name, so that it can be advised."""
+    return hasattr(torch._dynamo.config, name)
+
+
 def dynamo_control_flow() -> tuple[type[BaseException], ...]:
     """Exceptions by which Dynamo and AOTAutograd steer a compilation (restart, skip the frame). They are not errors
     and must pass through (``torch._dynamo.exc``, since 2.0)."""
@@ -228,6 +252,14 @@ def triton_call(node: Node) -> tuple[Any, ...] | None:
 
 
 # --- Inductor
+
+
+def fresh_inductor_cache() -> Any:
+    """A context manager that gives Inductor an empty folder for its cache (``fresh_cache``, since 2.8, before that
+    ``fresh_inductor_cache``)."""
+    from torch._inductor import utils
+
+    return (getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache)()
 
 
 def mode_options(mode: str) -> dict[str, Any]:

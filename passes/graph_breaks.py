@@ -16,11 +16,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch._dynamo import config as dynamo_config
-from torch._dynamo.eval_frame import cached_backends
-from torch._dynamo.output_graph import graph_break_reasons  # type: ignore[attr-defined]
-from torch._dynamo.utils import get_compilation_metrics
 from torch.fx import GraphModule
+
+from ..compat import backends_in_use, compilations, graph_break_reasons, has_dynamo_setting
 
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(\w+)_at_\d+")  # Dynamo's name for the rest of a function
 _NAMED = re.compile(
@@ -96,9 +94,7 @@ class Break:
         title = self.text.strip().splitlines()[0].rstrip(".")
         cause = kind.cause.format(function=function, title=title)
         ways = [
-            way.text.format(function=function)
-            for way in kind.ways
-            if not way.switch or hasattr(dynamo_config, way.switch)
+            way.text.format(function=function) for way in kind.ways if not way.switch or has_dynamo_setting(way.switch)
         ]
         advice = "Way out: " if kind.remedy else "No way is known to keep this in the graph. Instead: "
         where = f"{path.parent.name}/{path.name}:{self.frame.lineno} `{self.line}`"
@@ -134,7 +130,7 @@ def find_part(gm: GraphModule) -> Part | None:
 def _running() -> list[tuple[FrameType, int, Any]]:
     """The functions that are being executed, innermost first: frame, line, and what Dynamo noted last of the function
     (None if it never saw it)."""
-    notes = {(metric.co_filename, metric.co_firstlineno): metric for metric in get_compilation_metrics()}
+    notes = {(metric.co_filename, metric.co_firstlineno): metric for metric in compilations()}
     stack = traceback.walk_stack(None)
     return [(f, line, notes.get((f.f_code.co_filename, f.f_code.co_firstlineno))) for f, line in stack]
 
@@ -181,16 +177,16 @@ def _module(frame: FrameType) -> torch.nn.Module | None:
 def latest_break() -> Break | None:
     """The last place where Dynamo stopped, for a model of which no graph was handed over; None if there is none or if
     nothing was called that ``torch.compile`` made for this backend."""
-    functions = [getattr(backend, "compiler_fn", backend) for backend in cached_backends.values()]
+    functions = [getattr(backend, "compiler_fn", backend) for backend in backends_in_use()]
     if not any(getattr(function, "__name__", "") == "dit_cache" for function in functions):
         return None
-    return next((cut for metric in reversed(get_compilation_metrics()) if (cut := _cut_within(metric))), None)
+    return next((cut for metric in reversed(compilations()) if (cut := _cut_within(metric))), None)
 
 
 def _cut_within(metric: Any) -> Break | None:
     """Why Dynamo did not trace all of the function that ``metric`` tells of, None if it did."""
     name = _RESUMED.sub(r"\1", metric.co_name or "")
-    cuts = (cut for cut in map(_break, reversed(graph_break_reasons)) if cut is not None)
+    cuts = (cut for cut in map(_break, reversed(graph_break_reasons())) if cut is not None)
     place = (metric.co_filename, name)
     return _failure(metric) or next((c for c in cuts if (c.frames[0].filename, c.frames[0].name) == place), None)
 
@@ -201,7 +197,7 @@ def _cut_of(frame: FrameType, line: int, note: Any) -> Break | None:
     if failed is not None:
         return failed
     place = (frame.f_code.co_filename, line)
-    cuts = (cut for cut in map(_break, reversed(graph_break_reasons)) if cut is not None)
+    cuts = (cut for cut in map(_break, reversed(graph_break_reasons())) if cut is not None)
     return next((cut for cut in cuts if (cut.frames[0].filename, cut.frames[0].lineno) == place), None)
 
 
@@ -215,7 +211,7 @@ def _failure(metric: Any) -> Break | None:
     if metric.fail_type != "Unsupported" or not metric.fail_user_frame_filename:
         return None
     end = (metric.fail_user_frame_filename, metric.fail_user_frame_lineno)
-    for cut in map(_break, graph_break_reasons):  # the same break, seen from another function, has all frames
+    for cut in map(_break, graph_break_reasons()):  # the same break, seen from another function, has all frames
         if cut is not None and (cut.frames[-1].filename, cut.frames[-1].lineno) == end:
             return Break(cut.frames, metric.fail_reason)
     return Break((traceback.FrameSummary(*end, metric.co_name),), metric.fail_reason)

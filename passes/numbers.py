@@ -50,9 +50,8 @@ def numbers_as_operands(gm: GraphModule) -> GraphModule:
             if user in twin or _takes_tensor(user, node, tensor):
                 continue
             if free_unbacked_symbols(fake(node)):
-                raise Refusal(
-                    f"{target_name(user)} takes a Python number that is read from a tensor, {tensor.name}, at every call"
-                )
+                name = target_name(user)
+                raise Refusal(f"{name} takes a Python number that is read from the tensor {tensor.name} at every call")
             if user.op != "output":
                 fixed.setdefault((_origin(tensor), target_name(user)))
             user.replace_input_with(node, float(fake(node)))  # type: ignore[arg-type]  # installs Dynamo's guard

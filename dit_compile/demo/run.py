@@ -19,6 +19,8 @@ from dit_compile.demo.bars import Bars, bars_on
 from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, wrap_transformer
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
 
+from ..compat import counters, fresh_inductor_cache
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,13 +49,13 @@ class _Artist:
 
     def compile(self, prompts: Sequence[str], steps: int) -> Compile:
         """Draw one batch, so that nothing later happens for the first time; time its first step, which compiles."""
-        counters = torch._dynamo.utils.counters["inductor"]
-        hits = counters["fxgraph_cache_hit"]
+        inductor = counters()["inductor"]
+        hits = inductor["fxgraph_cache_hit"]
         ends: list[float] = []
         start = time.perf_counter()
         seeds = [0] * len(prompts)
         generate(self.pipe, prompts, seeds, steps, self.guidance, on_step=lambda _: ends.append(time.perf_counter()))
-        return Compile(ends[0] - start, from_disk=counters["fxgraph_cache_hit"] > hits)
+        return Compile(ends[0] - start, from_disk=inductor["fxgraph_cache_hit"] > hits)
 
     def finish(self, steps: int, reference: Drawing | None = None) -> Drawing:
         """What was drawn since the last call, compared with ``reference``."""
@@ -86,9 +88,7 @@ def run_demo(
     require_demo_dependencies()
     with contextlib.ExitStack() as stack:
         if cold:
-            from torch._inductor.utils import fresh_cache
-
-            stack.enter_context(fresh_cache())
+            stack.enter_context(fresh_inductor_cache())
         bars = stack.enter_context(bars_on(console))
         plain = _Artist(load_pipeline(device), guidance)
         cached = _Artist(wrap_transformer(plain.pipe.transformer), guidance)

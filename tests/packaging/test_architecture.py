@@ -19,15 +19,16 @@ FOLDERS = {
 
 # What a part may import of ours, itself included; parts that are not named may import anything but APPLICATIONS.
 ALLOWED = {
+    "compat": {"compat"},
     "readers": {"readers"},
-    "config": {"config", "readers"},
+    "config": {"config", "readers", "compat"},
     "registry": {"registry"},
     "kernels": {"kernels"},
-    "passes": {"passes"},
+    "passes": {"passes", "compat"},
     "policy": {"policy", "config", "registry"},
     "forecast": {"forecast", "config", "registry"},
     "plugins": {"plugins", "policy", "forecast", "config", "readers"},
-    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry"},
+    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry", "compat"},
 }
 APPLICATIONS = {"cli", "demo"}
 NO_TORCH = {"readers", "config", "registry", "policy", "forecast", "plugins"}
@@ -136,6 +137,31 @@ def test_parts_that_work_on_numbers_do_not_import_torch() -> None:
     numeric -= {"dit_compile.config"}  # looks at Inductor's options, inside one function
     offences = [f"{module} imports torch" for module in sorted(numeric) if "torch" in roots(module)]
     assert not offences, listed(offences)
+
+
+def private_names(tree: ast.Module) -> Iterator[str]:
+    """Names of torch that begin with an underscore, as ``torch._dynamo.config`` or ``from torch._guards import ...``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        else:
+            continue
+        yield from (name for name in names if re.match(r"torch\.(\w+\.)*_[a-z]", name))
+
+
+def test_private_names_of_torch_stand_in_one_file() -> None:
+    offences = [
+        f"{module} uses {name}"
+        for module, tree in TREES.items()
+        if part(module) != "compat"
+        for name in sorted(set(private_names(tree)))
+    ]
+    assert not offences, listed(offences)
+    assert set(private_names(TREES["dit_compile.compat"]))
 
 
 def test_no_import_cycles() -> None:
