@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 import dit_compile
+from dit_compile.compat import counters, fresh_inductor_cache
 from dit_compile.config import environment_layer, parse_layer, resolve
 from dit_compile.demo import codec
 from dit_compile.demo.bars import Bars, bars_on
 from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, wrap_transformer
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
-
-from ..compat import counters, fresh_inductor_cache
 
 if TYPE_CHECKING:
     from rich.console import Console

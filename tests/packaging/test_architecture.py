@@ -140,7 +140,7 @@ def test_parts_that_work_on_numbers_do_not_import_torch() -> None:
 
 
 def private_names(tree: ast.Module) -> Iterator[str]:
-    """Names of torch that begin with an underscore, as ``torch._dynamo.config`` or ``from torch._guards import ...``."""
+    """Names of torch that begin with an underscore, such as ``torch._dynamo.config``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
