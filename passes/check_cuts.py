@@ -51,8 +51,13 @@ def check_effects(calls: Iterable[PieceCall], effects: Mapping[str, Effects]) ->
         Refusal: names the operator and the block.
     """
     made: dict[int, list[Node]] = {}  # memory -> values of other pieces that lie in it
+    overlaps: dict[str, tuple[int, ...]] = {}
     for call in calls:
         does = effects[call.piece]
+        if does.written and overlaps.setdefault(call.piece, _overlap(call)) != _overlap(call):
+            raise Refusal(
+                f"{_writers(does)} in {call.where} writes into its inputs, which share memory here and not in other blocks"
+            )
         if call.skippable or call.moved:
             _check_skippable(call, does)
         for number in does.written:
@@ -88,6 +93,12 @@ def _check_write(call: PieceCall, target: Node, does: Effects, made: Mapping[int
         f"{_writers(does)} in {call.where} writes into {name}, which was made outside that block. Write "
         "`x = x + y` instead of `x += y` (out of place) across blocks"
     )
+
+
+def _overlap(call: PieceCall) -> tuple[int, ...]:
+    """Which inputs share memory: for each the number of the first that lies in the same."""
+    places: dict[object, int] = {}
+    return tuple(places.setdefault(storage(node) or node, i) for i, node in enumerate(call.inputs))
 
 
 def _writers(does: Effects) -> str:

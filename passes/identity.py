@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ..compat import storage_id, triton_call
+from ..compat import triton_call
 from .facts import fake, is_static_input, same_size, size_expr
 
 _PLAIN = (
@@ -51,8 +51,8 @@ def identity(gm: GraphModule, nodes: Iterable[Node], *, exact: bool = True) -> H
 
     Nodes are numbered by place, values from outside by order of first use; ``gm`` holds the attributes that the nodes
     read. With ``exact`` a value is described as far as compiled code may depend on it (shape, strides, dtype, device,
-    subclass, and which outside values share memory); otherwise by dtype and rank only, so that blocks which differ in
-    memory layout still count as repetitions of one block.
+    subclass); otherwise by dtype and rank only, so that blocks which differ in memory layout still count as repetitions
+    of one block. Which inputs share memory matters only to pieces that write into them: see ``check_effects``.
     """
     return _Form(gm, exact).of(nodes)
 
@@ -64,7 +64,6 @@ class _Form:
         self._gm = gm
         self._exact = exact
         self._number: dict[Node, str] = {}
-        self._memory: dict[int, int] = {}  # storage -> number, of values from outside
         self._parts: list[Hashable] = []
 
     def of(self, nodes: Iterable[Node]) -> Hashable:
@@ -100,12 +99,7 @@ class _Form:
         if node.op == "get_attr":
             return ("content", self._attribute(str(node.target)))
         self._number[node] = name = f"in{len(self._number)}"
-        memory: Hashable = None
-        value = fake(node)
-        if self._exact and isinstance(value, Tensor):
-            where = storage_id(value)
-            memory = None if where is None else self._memory.setdefault(where, len(self._memory))
-        self._parts.append((name, is_static_input(node), memory, self._value(node)))
+        self._parts.append((name, is_static_input(node), self._value(node)))
         return ("node", name)
 
     def _attribute(self, path: str) -> Hashable:

@@ -116,25 +116,6 @@ def test_blocks_that_share_a_module(capture):
     assert pieces[0] != pieces[1]
 
 
-def test_values_that_share_memory(capture):
-    """Code for inputs that overlap is not code for inputs that do not."""
-
-    def graph(second):
-        gm = capture(nn.Identity(), latents())  # a graph to take a fake mode from
-        x = next(n for n in gm.graph.nodes if n.op == "placeholder").meta["example_value"]
-        new = torch.fx.Graph()
-        a, b = new.placeholder("a"), new.placeholder("b")
-        a.meta["example_value"], b.meta["example_value"] = x, second(x)
-        total = new.call_function(torch.add, (a, b))
-        total.meta["example_value"] = x + x
-        new.output((total,))
-        return torch.fx.GraphModule({}, new), [total]
-
-    apart, view, view_again = graph(lambda x: x + 1), graph(lambda x: x.view(-1).view(x.shape)), graph(lambda x: x[:])
-    assert identity(*view) == identity(*view_again) != identity(*apart)
-    assert identity(*view, exact=False) == identity(*apart, exact=False)
-
-
 def test_triton_kernels_are_known_by_kernel_and_constants():
     """Dynamo numbers the constants of every call anew."""
     from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_mutation
