@@ -56,7 +56,7 @@ def check_effects(calls: Iterable[PieceCall], effects: Mapping[str, Effects]) ->
         does = effects[call.piece]
         if does.written and overlaps.setdefault(call.piece, _overlap(call)) != _overlap(call):
             raise Refusal(
-                f"{_writers(does)} in {call.where} writes into its inputs, which share memory here and not in other blocks"
+                f"{_writers(does)} in {call.where} writes into inputs that share memory here, but not in other blocks"
             )
         if call.skippable or call.moved:
             _check_skippable(call, does)
