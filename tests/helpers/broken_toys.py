@@ -29,6 +29,7 @@ class Fix:
     switches: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[Any], Any] = lambda model: None
     outside: Callable[[], Any] = nullcontext
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,10 @@ PLAIN = [Fix(lambda: build(Toy))]
 CONSTANT = toy(lambda block, x, temb: block.plain(x, temb) * constant_checksum())
 KEPT = toy(lambda block, x, temb: block.plain(x, temb) * block.number)
 OPERATOR = toy(lambda block, x, temb: block.plain(operator(x), temb))
-BRANCHES = {"where": [Fix(toy(both_branches))], "argument": [Fix(lambda: build(Told))]}
+BRANCHES = {
+    "where": [Fix(toy(both_branches))],
+    "argument": [Fix(lambda: build(Told), inputs={"double": double}) for double in (False, True)],
+}
 
 
 def ignoring(forward: Any, *functions: Any) -> list[Fix]:
