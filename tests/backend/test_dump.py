@@ -75,7 +75,7 @@ def test_pieces_are_written_once_for_all_blocks_alike(tmp_path):
     uses = [line for line in (graph / "3_after.txt").read_text().splitlines() if "compiled once" in line]
     names = {line.split(":")[0].removeprefix("# ") for line in uses}
     assert {file.stem for file in (graph / "pieces").iterdir()} == names
-    assert max(line.count("blocks_") for line in uses) >= 5
+    assert max(line.count("blocks.") for line in uses) >= 5
 
 
 def test_a_region_that_runs_less_than_all_blocks_is_shown_so(tmp_path):
