@@ -25,6 +25,7 @@ from dit_compile.kernels.storage import FLOAT8  # noqa: E402
 from dit_compile.kernels.store import store_scaled, store_scaled_reference  # noqa: E402
 from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
 
+
 @triton.jit
 def _loop(end):  # type: ignore[no-untyped-def]
     for _ in range(tl.program_id(0), end):
@@ -34,7 +35,7 @@ def _loop(end):  # type: ignore[no-untyped-def]
 try:
     _loop[(1,)](1)
 except InterpreterError as error:
-    # Triton 3.6, that of torch 2.11, makes an int of an array with one dimension, which NumPy 2.4 refuses; 3.9 does not.
+    # Triton 3.6 (torch 2.11) makes an int of an array with one dimension, which NumPy 2.4 refuses; 3.9 does not.
     if "only 0-dimensional arrays" not in str(error):
         raise
     pytest.skip("this Triton's interpreter needs NumPy < 2.4", allow_module_level=True)
