@@ -94,6 +94,8 @@ def test_quantised_weights_survive():
     torchao = pytest.importorskip("torchao.quantization")
     model = TINY["flux"].build()
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    quantised = type(model.transformer_blocks[0].attn.to_q.weight)  # its name depends on the version of torchao
+    assert quantised is not torch.nn.Parameter
     compiled = torch.compile(
         model, backend="dit_cache", fullgraph=True, options={"inner": "aot_eager", "policy": "mask", "step_mask": "110"}
     )
@@ -102,4 +104,4 @@ def test_quantised_weights_survive():
         if number < 2:
             torch.testing.assert_close(out, model(**inputs)[0], atol=1e-5, rtol=1e-5)
     assert dit_compile.stats(model)[-1].reused == 1
-    assert type(model.transformer_blocks[0].attn.to_q.weight).__name__ == "Int8Tensor"
+    assert type(model.transformer_blocks[0].attn.to_q.weight) is quantised

@@ -39,8 +39,15 @@ def right(found):
     assert found.bytes_held == found.report.bytes_per_branch or found.report.bytes_per_branch is None
 
 
+def described():
+    """Whether docs/models.md describes this version of diffusers."""
+    return diffusers.__version__ in PAGE.read_text()
+
+
 @pytest.mark.parametrize("spec", slow_unless(lambda spec: spec.name in FAST, MODELS, lambda spec: spec.name))
 def test_model(spec):
+    if not spec.exists and not described():
+        pytest.skip(f"diffusers {diffusers.__version__} has no {spec.cls}")
     found = examine(spec)
     assert found.graphs == (1 if spec.fullgraph else found.plain_graphs)
     if spec.refused is not None:
@@ -52,7 +59,7 @@ def test_model(spec):
         assert found.report.refusal is None, found.report.refusal
         assert found.report.blocks == found.expected_blocks
         right(found)
-    if diffusers.__version__ in PAGE.read_text():  # another version of diffusers may have another graph
+    if described():  # another version of diffusers may have another graph
         assert line(row(spec, found)) in PAGE.read_text(), "run: python benchmarks/coverage.py --write-page"
 
 

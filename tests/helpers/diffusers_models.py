@@ -943,6 +943,7 @@ MODELS = [
         ),
         chain=("transformer_blocks",),
         exits=(None, "hidden_states"),
+        optional=dict(txt_seq_lens=per_sample(8)),
     ),
     Model(
         "RFD4ProteinaTransformer",

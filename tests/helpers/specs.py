@@ -166,6 +166,8 @@ class Model:
     not read), ``first.a`` for an argument of the chain's first block, None for
     what nobody reads or what is kept as it is.
 
+    ``optional`` are inputs that only some versions of diffusers take (and those need them).
+
     ``fullgraph`` says whether Dynamo can trace the model into one graph, ``dynamo`` are settings of Dynamo that its
     blocks need to be in one graph, ``refused`` is a regular expression for the reason where it cannot be cached.
     """
@@ -181,10 +183,19 @@ class Model:
     variant: str = ""
     module: str = "diffusers"
     note: str = ""
+    optional: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.cls} ({self.variant})" if self.variant else self.cls
+
+    @property
+    def exists(self) -> bool:
+        """Whether the diffusers that is installed has the class."""
+        try:
+            return hasattr(importlib.import_module(self.module), self.cls)
+        except ModuleNotFoundError:
+            return False
 
     def build(self, seed: int = 0) -> torch.nn.Module:
         """The model with random weights; every parameter gets one, also those that are initialised to a constant or,
@@ -220,9 +231,10 @@ class Model:
                 return type(value)(make(item) for item in value)
             return batch * value.factor if isinstance(value, _Batch) else value
 
-        kwargs = {name: make(value) for name, value in self.inputs.items()}
-        forward = inspect.signature(self._class().forward)
-        return {**kwargs, "return_dict": False} if "return_dict" in forward.parameters else kwargs
+        taken = inspect.signature(self._class().forward).parameters
+        inputs = self.inputs | {name: value for name, value in self.optional.items() if name in taken}
+        kwargs = {name: make(value) for name, value in inputs.items()}
+        return {**kwargs, "return_dict": False} if "return_dict" in taken else kwargs
 
     def _class(self) -> Any:
         return getattr(importlib.import_module(self.module), self.cls)

@@ -1,11 +1,13 @@
 """Tiny diffusers transformers with random weights, as data: class name, config, inputs of one call.
 
 Every entry has at least three blocks. ``shapes`` are those of the inputs without the batch, ``unbatched`` those that
-have none, ``constants`` anything else (called with the batch size where it is callable).
+have none, ``constants`` anything else (called with the batch size where it is callable), ``optional`` what only some
+versions of diffusers take (and those need it).
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,21 +21,28 @@ class Tiny:
     shapes: dict[str, tuple[int, ...]]  # without the batch dimension
     unbatched: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
+    optional: dict[str, Any] = field(default_factory=dict)
     blocks: int = 0
     time_scale: float = 1000.0
 
     def build(self, seed: int = 0) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        model: torch.nn.Module = self._class()(**self.config).eval()
+        return model
+
+    def _class(self) -> Any:
         import diffusers
 
-        torch.manual_seed(seed)
-        return getattr(diffusers, self.cls)(**self.config).eval()
+        return getattr(diffusers, self.cls)
 
     def inputs(self, batch: int = 1, seed: int = 1, **shapes: tuple[int, ...]) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(seed)
         sizes = {**self.shapes, **shapes}
         kwargs: dict[str, Any] = {n: torch.randn(batch, *size, generator=generator) for n, size in sizes.items()}
         kwargs |= {n: torch.randn(size, generator=generator) for n, size in self.unbatched.items()}
-        kwargs |= {n: v(batch) if callable(v) else v for n, v in self.constants.items()}
+        taken = inspect.signature(self._class().forward).parameters
+        constants = self.constants | {n: v for n, v in self.optional.items() if n in taken}
+        kwargs |= {n: v(batch) if callable(v) else v for n, v in constants.items()}
         kwargs["timestep"] = torch.full((batch,), self.time_scale)
         return {**kwargs, "return_dict": False}
 
@@ -94,6 +103,7 @@ QWEN = Tiny(
         encoder_hidden_states_mask=lambda batch: torch.ones(batch, 7).long(),
         img_shapes=lambda batch: [(1, 4, 4)] * batch,
     ),
+    optional=dict(txt_seq_lens=lambda batch: [7] * batch),
     blocks=4,
     time_scale=1.0,
 )  # fmt: skip
