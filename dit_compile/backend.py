@@ -52,13 +52,15 @@ def dit_cache(
     *,
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Callable[..., Any]:
     """Compiles ``gm`` with a step cache; what ``torch.compile`` calls.
 
     ``mode`` and the ``options`` that are not settings of ours go to Inductor; ``options`` may hold a ``mode`` of its
     own, because ``torch.compile`` takes no other options beside its ``mode``. A graph that cannot be cached safely, or
     for which a pass fails, is compiled as plain Inductor would, with the same mode and options and one message that
-    names the reason.
+    names the reason. ``name`` is what newer releases of torch pass on from ``torch.compile(..., name=...)``; it labels
+    their own logs.
 
     Raises:
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.

@@ -68,10 +68,10 @@ def has_dynamo_setting(name: str) -> bool:
 
 def dynamo_control_flow() -> tuple[type[BaseException], ...]:
     """Exceptions by which Dynamo and AOTAutograd steer a compilation (restart, skip the frame). They are not errors
-    and must pass through (``torch._dynamo.exc``, since 2.0)."""
+    and must pass through (``torch._dynamo.exc``, since 2.0). Inductor's own errors are no part of them."""
     from torch._dynamo import exc
 
-    names = ("RestartAnalysis", "SkipFrame", "TensorifyScalarRestartAnalysis", "ShortenTraceback", "StepUnsupported")
+    names = ("RestartAnalysis", "SkipFrame")
     return tuple(getattr(exc, name) for name in names if hasattr(exc, name))
 
 
@@ -223,17 +223,11 @@ def _tensors_as_indices() -> Any:
 
 
 def _fake_mode(args: Iterable[Any]) -> Any:
-    """The mode that fake ``args`` belong to (``FakeTensor.fake_mode``, since 2.0), else a new one."""
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+    """The mode that fake ``args`` belong to (``maybe_get_fake_mode``, since 2.1), else a new one."""
+    from torch._subclasses.fake_tensor import FakeTensorMode, maybe_get_fake_mode
 
-    for arg in args:
-        if isinstance(arg, FakeTensor):
-            return arg.fake_mode
-        if isinstance(arg, Tensor) and is_traceable_wrapper_subclass(arg):
-            names, _ = arg.__tensor_flatten__()
-            return _fake_mode(getattr(arg, name) for name in names)
-    return FakeTensorMode()
+    modes = (maybe_get_fake_mode(arg) for arg in args if isinstance(arg, Tensor))
+    return next((mode for mode in modes if mode is not None), None) or FakeTensorMode()
 
 
 def triton_call(node: Node) -> tuple[Any, ...] | None:

@@ -1,6 +1,7 @@
 """What Dynamo, its tools and its users may do with a backend."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_compiling_runs_nothing(monkeypatch):
 
     torch.compile(model, backend=backend)(latents(), T[0])
     assert len(ran) == 6
+
+
+@torch.no_grad()
+def test_a_name_for_the_compiled_region():
+    """torch 2.15 passes its argument ``name`` to backends."""
+    model = build(Toy)
+    compiled = torch.compile(model, backend=functools.partial(dit_cache, name="unet", options={"inner": "eager"}))
+    torch.testing.assert_close(compiled(latents(), T[0]), model(latents(), T[0]))
+    assert dit_compile.graphs()[-1].refusal is None
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
 from dit_compile.passes.effects import effects_of
+from dit_compile.passes.identity import identity
 from dit_compile.passes.plan import Refusal
 
 
@@ -119,6 +121,28 @@ def test_views_need_no_code(capture):
     assert effects(lambda x, y: (x.view(-1), y.chunk(2)[0]), capture)[0].only_views
     assert not effects(lambda x, y: (x.view(-1), y + 1), capture)[0].only_views
     assert not effects(lambda x, y: (x.view(-1), y.mul_(2)), capture)[0].only_views
+
+
+def reduced(group):
+    """A piece that sums its input over the ranks of ``group``, as TorchDynamo writes it."""
+    collectives = pytest.importorskip("torch.distributed._functional_collectives")
+    assert collectives is not None
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    with FakeTensorMode():
+        x.meta["example_value"] = torch.ones(2)
+    total = graph.call_function(torch.ops._c10d_functional.all_reduce, (x, "sum", group))
+    graph.output((graph.call_function(torch.ops._c10d_functional.wait_tensor, (total,)),))
+    return torch.fx.GraphModule({}, graph)
+
+
+def test_collectives_name_their_group():
+    found = effects_of(reduced("tensor_parallel"), "piece")
+    assert found.groups == ("tensor_parallel",)
+    assert found.written == ()
+    nodes = [[n for n in gm.graph.nodes if n.op == "call_function"] for gm in map(reduced, ("a", "a", "b"))]
+    one, same, other = (identity(node[0].graph.owning_module, node) for node in nodes)
+    assert one == same != other
 
 
 def test_what_cannot_be_determined_is_refused():
