@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_symbols
@@ -185,8 +186,12 @@ class FunctionalMetadata:
     tokens: tuple[str, ...]
 
 
-def functional_metadata(gm: GraphModule, args: Sequence[Any], observer: TorchDispatchMode) -> FunctionalMetadata:
+def functional_metadata(
+    gm: GraphModule, args: Sequence[Any], observer: TorchDispatchMode, *, body: bool = False
+) -> FunctionalMetadata:
     """Runs ``gm`` on fake ``args`` as AOTAutograd does before it compiles; ``observer`` sees every operator.
+
+    ``body``: it is the sub-graph of a higher-order operator.
 
     ``run_functionalized_fw_and_collect_metadata`` exists since 2.1 in one of two places; ``flat_args_descs`` is an
     argument since 2.9. Without it the effects of a piece are unknown, and the graph is refused.
@@ -194,7 +199,7 @@ def functional_metadata(gm: GraphModule, args: Sequence[Any], observer: TorchDis
     from torch._functorch._aot_autograd import collect_metadata_analysis as analysis
 
     def run(*values: Any) -> Any:
-        with _tensors_as_indices(), observer:
+        with _tensors_as_indices() if body else nullcontext(), observer:
             return tuple(tree_leaves(Interpreter(gm).run(*values)))
 
     collect = analysis.run_functionalized_fw_and_collect_metadata
@@ -203,7 +208,7 @@ def functional_metadata(gm: GraphModule, args: Sequence[Any], observer: TorchDis
         from torch._functorch._aot_autograd.descriptors import PlainAOTInput
 
         given["flat_args_descs"] = [PlainAOTInput(i) for i in range(len(args))]
-    with _fake_mode(args):
+    with _fake_mode(args), enable_python_dispatcher():  # operators without a meta kernel for symbolic sizes
         found = collect(run, keep_input_mutations=True, **given)(*args)
     return FunctionalMetadata(
         tuple(i for i, info in enumerate(found.input_info) if info.mutates_data or info.mutates_metadata),

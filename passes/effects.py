@@ -127,6 +127,6 @@ def _look_into(body: GraphModule, seen: _Observer) -> None:
     """Notes the operators of a sub-graph; what it writes has been found with the operator that runs it."""
     values = [fake(node) for node in body.graph.nodes if node.op == "placeholder"]
     if all(value is not None for value in values):
-        functional_metadata(body, values, seen)
+        functional_metadata(body, values, seen, body=True)
     else:
         raise RuntimeError(f"{body._get_name()} has inputs of unknown shape")

@@ -52,7 +52,9 @@ def plan_region(
     regions = []
     for number, (group, main) in enumerate(zip(groups, mains, strict=True)):
         f, b = (0, 0) if scope == "block" else _clamp(front, back, group, notes)
-        regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main, flow, number == len(groups) - 1))
+        following = groups[number + 1] if number + 1 < len(groups) else ()
+        pull = not following or (f > 0 and not _reads_from(gm.graph, following[0], group))
+        regions.append(_plan_one(gm.graph, f"region_{number}", group, f, b, main, flow, pull))
     bases = [exit.base for region in regions for exit in region.exits if exit.base is not None]
     place = positions(gm.graph)
     first = place[chain[0].nodes[0]]
@@ -143,8 +145,10 @@ def _plan_one(
     back: int,
     main: Node,
     flow: set[Node],
-    last: bool,
+    pull: bool,
 ) -> Region:
+    """``pull``: slices behind the region may be taken into it. Where another region follows, its guard reads the whole
+    stream."""
     place = positions(graph)
     order = list(graph.nodes)
     first, start = place[group[0].nodes[0]], place[group[front].nodes[0]]
@@ -158,7 +162,7 @@ def _plan_one(
         roots = {node for node in external_inputs(group[0].nodes) if node in flow and is_float_tensor(node)}
     streams = _depends_on(order, roots or carried)
     pulled = frozenset[Node]()
-    if last or front:  # between regions that touch, slices belong to the blocks
+    if pull:
         leaving, pulled = pull_slices(leaving, streams, place, stop)
     main_exit = _main_exit(main, leaving, place, start)
 
@@ -235,6 +239,12 @@ def _streams_of(graph: Graph, block: Block) -> set[Node]:
     roots = _stream_roots(order, block, external_outputs(block.nodes), place, place[block.nodes[0]])
     main = main_output(block.nodes)
     return _depends_on(order, roots or ({main} if main is not None else ()))
+
+
+def _reads_from(graph: Graph, block: Block, group: tuple[Block, ...]) -> bool:
+    """Whether ``block`` reads what the blocks of ``group`` compute, directly or not."""
+    made = _depends_on(list(graph.nodes), itertools.chain.from_iterable(each.nodes for each in group))
+    return any(node in made for node in external_inputs(block.nodes))
 
 
 def _depends_on(order: list[Node], roots: Iterable[Node]) -> set[Node]:

@@ -94,12 +94,12 @@ def test_writes(function, written, operator, capture):
 @pytest.mark.parametrize(
     ("function", "random"),
     [
-        (lambda x, y: F.dropout(x, 0.5), "bernoulli"),
+        (lambda x, y: F.dropout(x, 0.5), "dropout"),
         (lambda x, y: F.dropout(x, 0.5, training=False), None),
         (lambda x, y: F.dropout(x, 0.0), None),
         (lambda x, y: x + torch.randn_like(x), "randn_like"),
         (lambda x, y: x.clone().uniform_(), "uniform_"),
-        (lambda x, y: F.scaled_dot_product_attention(x[None], y[None], y[None], dropout_p=0.3), "bernoulli"),
+        (lambda x, y: F.scaled_dot_product_attention(x[None], y[None], y[None], dropout_p=0.3), "dropout"),
         (lambda x, y: F.scaled_dot_product_attention(x[None], y[None], y[None]), None),
         (lambda x, y: torch.cond(x.sum() > 0, lambda a: a * torch.rand_like(a), lambda a: a * 1.0, (y,)), "rand_like"),
         (lambda x, y: Drawing.apply(x), "rand_like"),
