@@ -101,6 +101,7 @@ def test_only_the_rows_that_need_it_run():
     assert [operands[0].shape[0] for operands in seen] == mixed and mixed
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_rows_through_inductor():
     model, batch = build(Toy, depth=3), 4

@@ -51,8 +51,15 @@ CONSTANTS = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("inner", ["eager", "aot_eager"])
-@pytest.mark.parametrize("use", OPERANDS.values(), ids=OPERANDS)
+@pytest.mark.parametrize(
+    ("use", "inner"),
+    [
+        pytest.param(use, inner, id=f"{name}-{inner}", marks=pytest.mark.slow if slow else ())
+        for inner in ("eager", "aot_eager")
+        for name, use in OPERANDS.items()
+        for slow in (inner == "aot_eager" and name not in ("operator", "arithmetic"),)
+    ],
+)
 def test_two_graphs_serve_all_values(use, inner):
     model = model_with(use)
     compiled = compile_toy(model, residual_diff_threshold=0, inner=inner)

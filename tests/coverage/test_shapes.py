@@ -142,7 +142,7 @@ GRAPHS = {
 }  # fmt: skip
 
 
-@each(fast="FluxTransformer2DModel")
+@each(fast="SD3Transformer2DModel")
 @torch.no_grad()
 def test_changes_inside_a_generation(name):
     """There and back again, for one step or for some: the first step of each stretch is computed, and what was held for

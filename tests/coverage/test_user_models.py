@@ -519,6 +519,7 @@ def test_lora_in_some_blocks_only(name):
     assert found.actions == ALTERNATING.replace("1", "c").replace("0", "r")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_lora_is_weighed_switched_off_and_fused_between_steps():
     spec = with_lora("WanTransformer3DModel")
