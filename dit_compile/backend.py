@@ -72,8 +72,8 @@ def dit_cache(
     config = resolve(*layers, process_overrides())
     if not config.enabled:
         return compile_graph(gm, config.inner, patches)
-    say_recompile_limit()
     try:
+        say_recompile_limit()
         _refuse_training(example_inputs)
         return build(analyse(gm, config), layers, config, patches)
     except Refusal as refusal:
