@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from tiers import slow_unless
 from toys import WIDTH, Block, PassThrough, Toy, TwoStreams, build, compile_toy, latents
 
 import dit_compile
@@ -38,7 +39,7 @@ def generate(model, xs, rows=slice(None), **options):
 OPTIONS = [{}, {"policy": "teacache"}, {"forecast": "reuse", "downsample_factor": 2}]
 
 
-@pytest.mark.parametrize("cls", [Toy, pytest.param(TwoStreams, marks=pytest.mark.slow), PassThrough])
+@pytest.mark.parametrize("cls", slow_unless(Toy.__eq__, [Toy, TwoStreams, PassThrough], lambda cls: cls.__name__))
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_each_row_as_if_alone(cls, options):
     model, batch = build(cls), 5

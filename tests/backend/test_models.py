@@ -8,7 +8,7 @@ from tiny_models import TINY
 import dit_compile
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-EACH = pytest.mark.parametrize("name", slow_unless(lambda name: name == "qwen", TINY, str))
+EACH = pytest.mark.parametrize("name", slow_unless(lambda name: name == "wan", TINY, str))
 
 
 @torch.no_grad()

@@ -8,7 +8,9 @@ import dit_compile
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", ["FirstBlockCacheConfig", "PyramidAttentionBroadcastConfig"])
+@pytest.mark.parametrize(
+    "config", ["FirstBlockCacheConfig", pytest.param("PyramidAttentionBroadcastConfig", marks=pytest.mark.slow)]
+)
 def test_a_cache_of_diffusers_is_refused(config, caplog):
     import diffusers
 

@@ -216,6 +216,7 @@ def test_an_expert_that_is_deleted_takes_its_memory_with_it():
     assert [state.generation for state in table._states.values()] == [dit_compile.stats(low)[-1]]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_experts_that_share_all_weights_but_one_share_no_state():
     """A low-noise expert may be a light fine-tune that was loaded over the tensors of the other."""

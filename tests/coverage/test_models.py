@@ -63,7 +63,8 @@ def test_model(spec):
         assert line(row(spec, found)) in PAGE.read_text(), "run: python benchmarks/coverage.py --write-page"
 
 
-@pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith("PixArt"), THROUGH_INDUCTOR, str))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THROUGH_INDUCTOR)
 def test_through_inductor(name):
     right(examine(registered(name), inner="inductor"))
 

@@ -272,18 +272,19 @@ NAMES = (
 
 @st.composite
 def structures(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Structure:
-    """Structures of up to twelve blocks."""
+    """Structures of three to twelve blocks."""
     lists = []
-    for name in draw(st.sampled_from(NAMES)):
+    names = draw(st.sampled_from(NAMES))
+    for name in names:
         block = BlockSpec(
             kind=draw(st.sampled_from(kinds)),
             residual=draw(st.sampled_from(("pre_norm", "pre_norm", "scaled", "post_norm"))),
             output=draw(st.sampled_from(("tensor", "tuple", "dict"))),
             buffer=draw(st.booleans()),
         )
-        variants = tuple(draw(st.lists(st.integers(0, 2), min_size=3, max_size=4)))
+        variants = tuple(draw(st.lists(st.integers(0, 2), min_size=3, max_size=4 if len(names) == 1 else 3)))
         lists.append(ListSpec(name, block, variants, shared=draw(st.booleans())))
-    runs = draw(st.sampled_from((1, 1, 1, 2)))
+    runs = draw(st.sampled_from((1, 1, 2) if len(names) == 1 else (1, 1, 1, 1, 1, 2)))
     return Structure(
         lists=tuple(lists),
         runs=runs,
@@ -292,5 +293,5 @@ def structures(draw: st.DrawFn, kinds: Sequence[str] = KINDS) -> Structure:
         bn=draw(st.integers(0, 2)),
         scope=draw(st.sampled_from(("chain", "container", "block"))),
         pieces=draw(st.sampled_from(("block", "segment"))),
-        inner=draw(st.sampled_from(("eager", "eager", "aot_eager"))),
+        inner=draw(st.sampled_from(("eager", "eager", "eager", "aot_eager"))),
     )
