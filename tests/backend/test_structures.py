@@ -38,7 +38,7 @@ def wrong(structure: Structure) -> str:
     return "" if max(errors) < 1e-5 else f"errors {errors}, {report.pieces} pieces, refusal {report.refusal}"
 
 
-@examples(fast=60, slow=400)
+@examples(fast=60, slow=200)
 def test_every_step_is_right(examples):
     @settings(max_examples=examples, derandomize=True, **QUIET)
     @given(structure=structures())
