@@ -1,7 +1,8 @@
 """Every private name of torch that this project uses: what for, since when it exists, and what happens without it.
 
-Run with torch 2.13; the names were looked up in 2.11 and 2.15 as well. A name that is missing in a later torch is looked for
-here and nowhere else. Features are detected, versions never compared. Imports that take long stand in the functions.
+Run with torch 2.13; the names were looked up in 2.11 and 2.15 as well. A name that is missing in a later torch is
+looked for here and nowhere else. Features are detected, versions never compared. Slow imports
+stand in the functions.
 """
 
 from __future__ import annotations
