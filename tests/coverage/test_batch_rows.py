@@ -4,7 +4,6 @@ import pytest
 import torch
 from examine import error
 from registry import few_blocks, registered
-from tiers import slow_unless
 from torch.utils._pytree import tree_map
 
 import dit_compile
@@ -14,7 +13,6 @@ NAMES = (
     "FluxTransformer2DModel", "SD3Transformer2DModel", "WanTransformer3DModel", "HunyuanVideoTransformer3DModel",
     "QwenImageTransformer2DModel",
 )  # fmt: skip
-FAST = ("QwenImageTransformer2DModel",)  # two streams; tests/backend/test_batch_rows.py has the toys
 OPTIONS = {"inner": "eager", "warmup_steps": 1, "residual_diff_threshold": 0.1, "max_continuous_cached_steps": 3}
 
 
@@ -47,7 +45,8 @@ def generate(compiled, calls):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", slow_unless(lambda name: name in FAST, NAMES, str))
+@pytest.mark.slow  # tests/backend/test_batch_rows.py has the toys
+@pytest.mark.parametrize("name", NAMES)
 def test_each_row_as_if_alone(name):
     spec = few_blocks(name)
     subject, calls = spec.build(), moving(spec)

@@ -104,6 +104,7 @@ def test_steps_and_warm_up_are_counted_for_each_expert(branches):
     assert reasons == ["no_snapshot", "warmup"]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_equal_options_compile_once_and_different_ones_twice():
     high, low = experts()
@@ -125,7 +126,7 @@ def test_equal_options_compile_once_and_different_ones_twice():
         pytest.param(
             [{"max_continuous_cached_steps": 1}, {"max_continuous_cached_steps": -1}], ["ccrc", "ccrrrr"], marks=SLOW
         ),
-        ([{"fn": 2}, {"fn": 1, "bn": 1}], ["ccrr", "ccrrcr"]),
+        pytest.param([{"fn": 2}, {"fn": 1, "bn": 1}], ["ccrr", "ccrrcr"], marks=SLOW),
         ([{"policy": "mask", "step_mask": "1010"}, {"policy": "interval", "interval": 3}], ["crcr", "cccrrc"]),
     ],
     ids=lambda value: str(value) if isinstance(value[0], dict) else "",

@@ -73,7 +73,7 @@ INPUTS = {
 ROOM = {"SD3Transformer2DModel": dict(pos_embed_max_size=24)}  # for the tokens of all shapes in a row
 
 
-def each(fast: str) -> pytest.MarkDecorator:
+def each(fast: str | None = None) -> pytest.MarkDecorator:
     """Every model, all but ``fast`` slow: a test compiles two to five graphs."""
     return pytest.mark.parametrize("name", slow_unless(lambda name: name == fast, INPUTS, str))
 
@@ -142,7 +142,7 @@ GRAPHS = {
 }  # fmt: skip
 
 
-@each(fast="SD3Transformer2DModel")
+@each()
 @torch.no_grad()
 def test_changes_inside_a_generation(name):
     """There and back again, for one step or for some: the first step of each stretch is computed, and what was held for

@@ -105,6 +105,7 @@ def test_demo_result_is_json(demo_result):
     assert data["cached"]["steps_reused"] == demo_result.reuse.reused
 
 
+@pytest.mark.slow
 def test_demo_with_the_cache_off_changes_nothing():
     result, _ = run_demo(["fox"], steps=4, preset="off", inner="eager")
     assert result.reuse.reused == 0 and result.reuse.cost == 4 and result.reuse.bytes_held == 0

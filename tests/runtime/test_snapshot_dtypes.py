@@ -160,7 +160,8 @@ def test_change_between_snapshots_of_different_scale():
     assert slots.change.values() == pytest.approx([32.0, 64.0], rel=1e-5)  # sums of |second - first| and of |first|
 
 
-@pytest.mark.parametrize("setting", [pytest.param("bfloat16", marks=pytest.mark.slow), "float8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["bfloat16", "float8"])
 def test_inductor(setting):
     """The whole path once; two branches, float32."""
     model = build(Prompted, depth=3)
