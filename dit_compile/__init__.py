@@ -11,10 +11,10 @@ needs no import of this package. Import it for statistics and control:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import configure, graphs, reset, session, stats, summary
+    from .api import SessionInUse, configure, graphs, reset, session, stats, summary
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "configure", "graphs", "reset", "session", "stats", "summary"]
+__all__ = ["SessionInUse", "__version__", "configure", "graphs", "reset", "session", "stats", "summary"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ from .config import SETTINGS, ConfigError, runtime_layer, shortened
 from .debug.report import GraphReport, Reports
 from .debug.summary import print_summary, report_end
 from .plugins import plugin_names
-from .runtime.session import Session
+from .runtime.session import DEFAULT, Session
+from .runtime.session import SessionInUse as SessionInUse
 from .runtime.stats import GenerationStats
 from .runtime.table import SideTable
 
@@ -91,8 +92,12 @@ def session(name: str, *, keep: bool = False, **overrides: Any) -> Session:
 
     Calls inside see only this session's snapshots, whatever other threads or sessions do with the same model. Leaving
     the ``with`` frees them; with ``keep=True`` the session can be left and entered again between steps, until
-    ``close()``. Raises ConfigError for bad settings.
+    ``close()``. Raises ConfigError for bad settings; entering raises SessionInUse while another session of this name
+    is open.
     """
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"a session needs a name, a non-empty text; got {shortened(name)}")
+    if not isinstance(name, str) or not name or name == DEFAULT:
+        raise ConfigError(
+            f"a session needs a name, a non-empty text other than {DEFAULT!r} (calls outside of sessions have that); "
+            f"got {shortened(name)}"
+        )
     return Session(name, _runtime(overrides, "session() argument"), keep, table.end_session)

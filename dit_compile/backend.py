@@ -18,7 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .api import process_overrides, reports, table
-from .compat import counters, dynamo_control_flow, mode_options
+from .compat import counters, current_compilation, dynamo_control_flow, mode_options, traced_function
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
@@ -26,6 +26,7 @@ from .debug.report import GraphReport, Watch, describe_plan
 from .passes.batch_rows import find_batch_rows
 from .passes.check_cuts import check_effects, check_sections
 from .passes.check_peers import check_peers
+from .passes.clock_inputs import find_clock_inputs
 from .passes.effects import Effects, effects_of
 from .passes.extract import duplicate
 from .passes.find_blocks import find_blocks
@@ -36,9 +37,12 @@ from .passes.numbers import FIXED
 from .passes.outline import Outliner
 from .passes.plan import BatchRows, Plan, Refusal
 from .passes.plan_region import plan_region
+from .passes.signature import signature
 from .plugins import plugin_names
 from .policy import POLICIES
 from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
+from .runtime.diffusers_hook import listen
+from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.rows import RowPlaces
 
 log = logging.getLogger("dit_compile")
@@ -65,6 +69,7 @@ def dit_cache(
     Raises:
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.
     """
+    listen(table.end_pipeline_call)
     ours, inductor = split_options(options)
     patches = _inductor_patches(inductor.pop("mode", mode), inductor)
     names = plugin_names(ours)
@@ -85,7 +90,7 @@ def dit_cache(
         if config.strict or isinstance(error, (ConfigError, *dynamo_control_flow())):
             raise
         _report_failure(gm, error, config)
-    return compile_graph(gm, config.inner, patches)
+    return _announcing(gm, compile_graph(gm, config.inner, patches))
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,17 @@ def build(analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapp
     top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
     rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in analysis.rows)
     mains = tuple(region.main for region in plan.regions)
-    code = Code(top.forward, _clock_places(analysis.graph, plan), analysis.report.chain, analysis.tap, rows, mains)
+    compilation = current_compilation()
+    code = Code(
+        top.forward,
+        _clock_places(analysis.graph, plan),
+        analysis.report.chain,
+        analysis.tap,
+        rows,
+        mains,
+        compilation.function if compilation is not None else None,
+        (signature(analysis.graph, plan), analysis.tap),
+    )
     cached = CachedGraph(code, layers, table, process_overrides)
     reports.add(analysis.report)
     say_compiled(analysis.report)
@@ -199,12 +214,27 @@ def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
     def places(nodes: tuple[Node, ...]) -> tuple[int, ...]:
         return tuple(place[node] for node in nodes)
 
+    function = traced_function()
+    resumed = function is not None and function.resumed
     clock = plan.clock_inputs
     timestep = place[clock.timestep] if clock.timestep is not None else None
     return ClockPlaces(
         places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side),
-        places(clock.numbers),
+        places(clock.numbers), clock.fixed_time, function if resumed else None,
     )  # fmt: skip
+
+
+def _announcing(gm: GraphModule, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, the compiled ``gm``; where that is the beginning of a model that torch breaks, it tells the rest the
+    time of each call."""
+    function = traced_function()
+    clock = find_clock_inputs(gm.graph, None)
+    if function is None or function.resumed or (clock.timestep is None and clock.fixed_time is None):
+        return run
+    place = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
+    timestep = place[clock.timestep] if clock.timestep is not None else None
+    tensors = tuple(place[node] for node in clock.conditioning)
+    return leaving_inputs(run, function, Places(timestep, clock.fixed_time, tensors))
 
 
 def _reset() -> None:
@@ -215,4 +245,5 @@ def _reset() -> None:
 
 
 dit_cache.reset = _reset  # type: ignore[attr-defined]
+listen(table.end_pipeline_call)  # again before each compilation: diffusers may be imported later
 atexit.register(table.reset)  # the last generation ends, too: its warning or summary would be lost otherwise

@@ -8,10 +8,11 @@ stand in the functions.
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -101,6 +102,55 @@ def current_compilation() -> Compilation | None:
     if not isinstance(function, int) or not isinstance(number, int):
         return None
     return Compilation(function, number + 1, getattr(torch._dynamo.config, "recompile_limit", None))
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the user's that Dynamo compiles, in one piece or in several, which are equal.
+
+    ``resumed``: what is compiled is the rest of it, after a graph break.
+    """
+
+    file: str
+    name: str
+    resumed: bool = field(default=False, compare=False)
+
+
+def traced_function() -> Function | None:
+    """The function that the backend is called for; None outside of Dynamo.
+
+    ``InstructionTranslator.current_tx`` exists since 2.1, the names of resumed functions are those of
+    ``torch._dynamo.resume_execution``. Without them the parts of a broken model do not know of each other.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        code = InstructionTranslator.current_tx().f_code
+    except AttributeError:
+        return None
+    resumed = re.fullmatch(r"torch_dynamo_resume_in_(.+)_at_\d+", code.co_name)
+    return Function(code.co_filename, resumed[1] if resumed else code.co_name, resumed is not None)
+
+
+def python_numbers() -> dict[str, float]:
+    """Arguments of the function being compiled that are Python numbers, by name; also those in its ``**kwargs``.
+
+    Dynamo makes a constant of an integer that it has seen with one value only, so the graph does not show it.
+    ``InstructionTranslator.current_tx`` exists since 2.1; without it such an argument is not known.
+    """
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        arguments = InstructionTranslator.current_tx().f_locals
+    except AttributeError:  # outside of Dynamo, or another torch
+        return {}
+    named = {key: value for group in arguments.values() if isinstance(group, dict) for key, value in group.items()}
+    numbers = {**named, **arguments}.items()
+    return {
+        name: float(value)
+        for name, value in numbers
+        if isinstance(name, str) and isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 class _Everything(set[str]):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Graph, Node
 
+from ..compat import python_numbers
 from .facts import fake, is_static_input, numel_hint
 from .numbers import NUMBER
 from .operators import CONCATENATIONS, WAVES
@@ -22,10 +23,10 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     ``main_stream`` is the image stream where the first block takes it. What it is computed from are the moving inputs
     (the latents); of a concatenation of image and text tokens, only the larger part counts. The timestep is the small
     input that feeds a sinusoidal embedding; an argument called so wins over one that only looks so, because guidance
-    scales are embedded in the same way. Of the other tensors those with at least two dimensions (embeddings, position
-    ids) are conditioning; loops like to make scalars such as the guidance scale anew for every call. Python numbers are
-    kept apart: the host knows their values. ``streams`` are
-    all streams where they enter the first block.
+    scales are embedded in the same way. It may be a Python integer. Of the other tensors those with at least two
+    dimensions (embeddings, position ids) are conditioning; loops like to make scalars such as the guidance scale anew
+    for every call. Python numbers are kept apart: the host knows their values. ``streams`` are all streams where they
+    enter the first block.
     """
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     weights = [node for node in inputs if is_static_input(node)]
@@ -35,7 +36,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     active = [node for node in read if isinstance(fake(node), torch.Tensor)]
     numbers = [node for node in active if NUMBER in node.meta]
     active = [node for node in active if NUMBER not in node.meta]
-    timestep = _timestep(active) or _timestep([node for node in numbers if not is_held_by_module(node.name)])
+    integers = [node for node in read if isinstance(fake(node), int | torch.SymInt)]
+    timestep, fixed_time = _time(active, [node for node in numbers if not is_held_by_module(node.name)], integers)
     sources = _sources([main_stream] if main_stream is not None else [])
     moving = tuple(node for node in active if node in sources and node is not timestep)
     rest = [node for node in active if node is not timestep and node not in moving]
@@ -46,18 +48,28 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
         for node in active
         if fake(node).is_floating_point() and node not in begun and not _is_time(node) and node is not timestep
     )
-    return ClockInputs(owner, moving, timestep, conditioning, side, tuple(n for n in numbers if n is not timestep))
+    changing = tuple(node for node in numbers if node is not timestep)
+    return ClockInputs(owner, moving, timestep, conditioning, side, changing, fixed_time)
 
 
 def _is_time(node: Node) -> bool:
-    return bool(_TIME_NAME.search(_argument_name(node))) or _feeds_waves(node)
+    return _is_called_time(node) or _feeds_waves(node)
 
 
-def _timestep(active: list[Node]) -> Node | None:
-    named = [node for node in active if _TIME_NAME.search(_argument_name(node)) and numel_hint(node) > 0]
-    waves = [node for node in active if fake(node).ndim <= 1 and _feeds_waves(node)]
-    both = [node for node in named if node in waves]
-    return next(iter(both or named or waves), None)
+def _is_called_time(node: Node) -> bool:
+    return bool(_TIME_NAME.search(_argument_name(node)))
+
+
+def _time(tensors: list[Node], numbers: list[Node], integers: list[Node]) -> tuple[Node | None, float | None]:
+    """The input that is the time, or else its value in a graph that serves no other."""
+    waves = [node for node in (*tensors, *numbers) if fake(node).ndim <= 1 and _feeds_waves(node)]
+    named = [node for node in (*tensors, *numbers) if _is_called_time(node) and numel_hint(node) > 0]
+    named += filter(_is_called_time, integers)
+    found = next(iter([node for node in named if node in waves] or named), None)
+    if found is not None:
+        return found, None
+    fixed = next((value for name, value in python_numbers().items() if _TIME_NAME.search(name)), None)
+    return (None, fixed) if fixed is not None else (next(iter(waves), None), None)
 
 
 def is_held_by_module(name: str) -> bool:

@@ -86,7 +86,8 @@ def may_fit(left: Node, right: Node) -> bool:
     return all(same_size(x, y) or bool(free_unbacked_symbols([x, y])) for x, y in pairs)
 
 
-def _hint(size: Any) -> int:
+def size_hint(size: Any) -> int:
+    """A size or stride as it is in the example."""
     if isinstance(size, torch.SymInt):
         hint = size.node.hint
         return int(hint) if hint is not None else 1 << 13
@@ -100,7 +101,7 @@ def numel_hint(node: Node) -> int:
         return 0
     total = 1
     for size in value.shape:
-        total *= _hint(size)
+        total *= size_hint(size)
     return total
 
 

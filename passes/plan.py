@@ -127,6 +127,7 @@ class ClockInputs:
     (the latents), ``timestep`` the diffusion time, ``conditioning`` what stays the same within one branch of a
     generation. ``side`` are floating point inputs of which no stream begins (prompts, control samples, scales): the
     guard must notice when they change. ``numbers`` are Python numbers, which arrive as float64 tensors of shape ().
+    ``fixed_time`` is the diffusion time where Dynamo has made a constant of it: the graph serves this time alone.
     """
 
     owner: tuple[Node, ...]
@@ -135,3 +136,4 @@ class ClockInputs:
     conditioning: tuple[Node, ...]
     side: tuple[Node, ...] = ()
     numbers: tuple[Node, ...] = ()
+    fixed_time: float | None = None

@@ -6,19 +6,22 @@ import itertools
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..compat import Function
 from ..config import CacheConfig, ConfigError, resolve
 from ..policy import POLICIES
 from .call import CallStep
 from .call_context import GraphFacts
 from .clock import Call
+from .earlier_frame import inputs_of
 from .host_read import HostRead, on_host
 from .rows import RowPlaces
-from .session import Session, current_session
+from .session import Session, SessionInUse, current_session
 from .table import ModuleState, Owner, PendingTime, SideTable
 
 log = logging.getLogger("dit_compile")
@@ -36,6 +39,8 @@ class ClockPlaces:
     conditioning: tuple[int, ...]
     side: tuple[int, ...] = ()
     numbers: tuple[int, ...] = ()
+    fixed_time: float | None = None  # the time that the graph serves alone, where it has no input for it
+    rest_of: Function | None = None  # the function whose rest the graph is, after a graph break
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Code:
     """A compiled top-level graph, and what is known of it.
 
     ``tap`` is what its guards measure. ``rows`` says for each region how rows are taken from its operands, or why they
-    cannot be.
+    cannot be. ``frame`` numbers the function that Dynamo took the graph from; graphs of one function with equal
+    ``signature`` share snapshots. None: a graph of its own.
     """
 
     forward: Callable[..., Any]
@@ -52,6 +58,8 @@ class Code:
     tap: str
     rows: tuple[RowPlaces | str, ...]
     mains: tuple[int | None, ...]
+    frame: int | None = None
+    signature: object = None
 
 
 class CachedGraph:
@@ -69,8 +77,9 @@ class CachedGraph:
         self.number = next(_numbers)
         self._code = code
         rows = tuple(None if isinstance(places, str) else places for places in code.rows)
-        self._facts = GraphFacts(self.number, rows, code.mains)
-        self._warned = False
+        self._frame = code.frame if code.frame is not None else -1 - self.number
+        self._facts = GraphFacts(self._frame, rows, code.mains, code.signature)
+        self._warned = self._timeless = False
         self._forward = code.forward
         self._places = code.places
         self._weights = _taker(code.places.owner)
@@ -82,11 +91,19 @@ class CachedGraph:
     def __call__(self, *args: Any) -> Any:
         session = current_session(self._table.end_session)
         owner = self._table.owner(self._weights(args), self.number)
+        state = self._table.state(owner, session.name)
+        if not state.busy.acquire(blocking=False):
+            raise SessionInUse(
+                f"session {session.name!r} is in use by another call of this model. A session belongs to one request: "
+                "give each request a name of its own, with dit_compile.session(name)"
+            )
         try:
-            return self._forward(self._begin(args, owner, session), *args)
+            return self._forward(self._begin(args, state, owner, session), *args)
         except BaseException:
             self._table.forget(owner, session.name)  # a half-done step must not be continued
             raise
+        finally:
+            state.busy.release()
 
     def config(self, session: Session) -> CacheConfig:
         """The settings in force for ``session``."""
@@ -107,35 +124,50 @@ class CachedGraph:
                 f'choose the policy when compiling, torch.compile(..., options={{"policy": "{config.policy}"}})'
             )
 
-    def _begin(self, args: Sequence[Any], owner: Owner, session: Session) -> CallStep:
+    def _begin(self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session) -> CallStep:
         config = self.config(session)
-        state = self._table.state(owner, session.name)
         self._harvest(state, owner, session, config, wait=False)
         places = self._places
-        timestep = args[places.timestep] if places.timestep is not None else None
-        host = isinstance(timestep, Tensor) and on_host(timestep)
+        given = args[places.timestep] if places.timestep is not None else places.fixed_time
+        moving, conditioning = [args[i] for i in places.moving], [args[i] for i in places.conditioning]
+        if given is None and places.rest_of is not None:
+            earlier = inputs_of(places.rest_of, self._frame)
+            if earlier is not None:
+                given, moving, conditioning = earlier.time, earlier.moving, earlier.conditioning
+            else:
+                self._warn_timeless()
+                state.clock.end()  # nothing tells this call from one for another prompt: compute it
+        timestep = given if isinstance(given, Tensor) else None
+        host = timestep is None or on_host(timestep)
         call = Call(
-            graph=self.number,
-            moving=[args[i] for i in places.moving],
+            frame=self._frame,
+            moving=moving,
             timestep=timestep,
-            conditioning=[args[i] for i in places.conditioning],
-            time=float(_largest(timestep)) if timestep is not None and host else None,
+            conditioning=conditioning,
+            time=None if given is None or not host else _time(given),
             context=self._table.context(owner),
+            graph=self.number,
         )
+        waited = timestep is not None and state.clock.needs_time(call, cfg=config.cfg)
+        if timestep is not None and waited:
+            self._harvest(state, owner, session, config, wait=True)
+            call = replace(call, time=HostRead(_mean(timestep)).values()[0])
         before = state.clock.step
         position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)
         if position.new_generation or state.generation is None:
             self._begin_generation(state, owner, session, config)
             state.pending.clear()
-        for graph, branch in position.left:
-            state.clear(graph, branch, "absent")  # never forecast over a gap, and hold nothing for what may not return
+        assert state.generation is not None
+        state.generation.host_reads += waited
+        for frame, branch in position.left:
+            state.clear(frame, branch, "absent")  # never forecast over a gap, and hold nothing for what may not return
         if position.new_prompt:
-            state.clear(self.number, position.branch)  # never forecast one prompt from the snapshots of another
+            state.clear(self._frame, position.branch)  # never forecast one prompt from the snapshots of another
         if position.settled is not None:
             state.drop_before(position.branch, position.settled)
         time = None
-        if isinstance(timestep, Tensor) and not host:
-            time = HostRead(_largest(timestep))
+        if timestep is not None and call.time is None:
+            time = HostRead(_mean(timestep))
             branch_call = position.step == before and not position.new_generation
             state.pending.append(PendingTime(position.step, branch_call, position.certain, time))
 
@@ -147,6 +179,15 @@ class CachedGraph:
             self._warn_undivided(config)
         numbers = tuple(float(args[i]) for i in places.numbers)
         return CallStep(self._facts, state, position, config, side, numbers, time, late_time)
+
+    def _warn_timeless(self) -> None:
+        if not self._timeless:
+            log.warning(
+                "dit_cache: every step of %s is computed: torch broke the graph before its blocks, and the part before "
+                "the break, which gets the timestep, was not compiled with this backend. Compile the whole model",
+                self._name,
+            )
+        self._timeless = True
 
     def _warn_undivided(self, config: CacheConfig) -> None:
         self._warned = True
@@ -190,7 +231,8 @@ class CachedGraph:
     def _clock_source(self, config: CacheConfig) -> str:
         if config.num_steps is not None:
             return f"a generation is {config.num_steps} steps (num_steps)"
-        if self._places.timestep is not None:
+        places = self._places
+        if places.timestep is not None or places.fixed_time is not None or places.rest_of is not None:
             return "a generation begins where the timestep jumps back"
         return (
             "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
@@ -204,5 +246,13 @@ def _taker(places: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]
     return lambda args: tuple(args[place] for place in places)
 
 
-def _largest(timestep: Tensor) -> Tensor:
-    return timestep.max() if timestep.numel() > 1 else timestep
+def _time(given: Tensor | float) -> float:
+    return float(_mean(given)) if isinstance(given, Tensor) else float(given)
+
+
+def _mean(timestep: Tensor) -> Tensor:
+    """One number for the times of all samples, tokens or frames: their mean. It falls at every step of diffusion
+    forcing, too, where the first frames run ahead; in float64 the mean of equal times is that time."""
+    if timestep.numel() == 1:
+        return timestep
+    return timestep.mean(dtype=torch.float32 if timestep.device.type == "mps" else torch.float64)

@@ -68,9 +68,10 @@ class CallStep(CallContext):
             value, entry = rows.of(value), rows.of(entry) if entry is not None else None
         group = Group(region, rows, None, number)
         slots = self.slots(group)
-        key = (*layout(value), self.position.shapes)
+        key = (*layout(value), self.position.shapes, self.graph.signature)
         if slots.key is not None and slots.key != key:
-            slots.clear("shape_changed")
+            same_code = slots.key[-1] == key[-1]
+            slots.clear("shape_changed" if same_code else "no_snapshot")
         if slots.numbers not in (None, self.numbers):
             slots.clear("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
         slots.numbers = self.numbers
@@ -122,7 +123,7 @@ class CallStep(CallContext):
         group.verdict = verdict
 
     def _shared_key(self, group: Group) -> tuple[int, int, int]:
-        return (self.graph.number, group.region, group.number)
+        return (self.graph.frame, group.region, group.number)
 
     def _take_shared(self, group: Group) -> bool:
         shared = self.state.diffs.get(self._shared_key(group))
@@ -148,7 +149,7 @@ class CallStep(CallContext):
 
     def _look_at_last_call(self) -> None:
         """Tells the policy what was measured in the last call of this branch."""
-        measured, read = self.state.measured.pop((self.graph.number, self.position.branch), ((), None))
+        measured, read = self.state.measured.pop((self.graph.frame, self.position.branch), ((), None))
         if read is None:
             return
         self.generation.host_reads += not read.ready()

@@ -22,12 +22,13 @@ from .table import Measured, ModuleState
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What a call must know of its graph: its ``number``, and of each region how rows are taken from its operands
-    (None: they cannot be) and which of its outputs is the main stream (None: unknown)."""
+    """What a call must know of its graph: its ``frame`` (see Code) and ``signature``, and of each region how rows are
+    taken from its operands (None: they cannot be) and which of its outputs is the main stream (None: unknown)."""
 
-    number: int
+    frame: int
     rows: tuple[RowPlaces | None, ...]
     mains: tuple[int | None, ...]
+    signature: object = None
 
     @property
     def regions(self) -> int:
@@ -69,7 +70,7 @@ class CallContext:
         return generation
 
     def slots(self, group: Group) -> Slots:
-        key = (self.graph.number, group.region, self.position.branch, group.number)
+        key = (self.graph.frame, group.region, self.position.branch, group.number)
         slots = self.state.slots.get(key)
         if slots is None:  # not setdefault: it would make a new one at every call
             slots = self.state.slots[key] = Slots()
@@ -93,7 +94,7 @@ class CallContext:
             measured = [torch.stack([measured.sums for measured in self.measured])] if self.measured else []
             read = self.checks.send(measured)
             if measured and read is not None:
-                self.state.measured[self.graph.number, self.position.branch] = (self.measured, read)
+                self.state.measured[self.graph.frame, self.position.branch] = (self.measured, read)
 
     def record(self, stats: StepStats) -> None:
         self.generation.steps.append(stats)

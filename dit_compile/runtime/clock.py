@@ -5,12 +5,17 @@ and the conditioning tells the calls of one step apart (a further call with the 
 further branch of classifier-free guidance), and so does the name that a pipeline of diffusers gives to its call
 ("cond", "uncond"), also where every call brings new tensors. The timestep's value tells generations apart: it runs one
 way within a generation and jumps back when the next begins.
+
+Batch size, shapes and the graph that serves a call say nothing of the generation: the calls of one time form a step.
+A step may consist of calls of other batch (skip layer guidance), a prompt may change its length, and Dynamo may compile
+a function twice. All graphs of one function of the model are one ``frame``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .identity import Fingerprint, TensorId, fingerprint, matches
@@ -21,14 +26,16 @@ MAX_BRANCHES = 4  # calls of one step that are recognised without being announce
 @dataclass(frozen=True)
 class Call:
     """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device, ``context`` is
-    the pipeline's name for the call, if it has one."""
+    the pipeline's name for the call, if it has one. ``frame`` is the function of the model that is called, ``graph``
+    the one of its graphs that serves the call."""
 
-    graph: int
+    frame: int
     moving: list[Tensor]
     timestep: Tensor | None
     conditioning: list[Tensor]
     time: float | None
     context: str | None = None
+    graph: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Position:
     certain: bool
     shapes: tuple[object, ...] = ()
     new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
-    left: tuple[tuple[int, int], ...] = ()  # (graph, branch) of the step before last that the last step did without
+    left: tuple[tuple[int, int], ...] = ()  # (frame, branch) of the step before last that the last step did without
     settled: int | None = None  # at this step another prompt took over, as is known only now
 
 
@@ -80,24 +87,24 @@ class Clock:
     direction: int = 0  # -1 when timesteps fall, +1 when they rise; learnt once, kept over generations
     _times: _Times = field(default_factory=_Times)
     _branches: dict[int, _Branch] = field(default_factory=dict)
-    _seen: dict[int, set[int]] = field(default_factory=dict)  # branches of this step -> graphs that served them
-    _seen_before: dict[int, set[int]] = field(default_factory=dict)  # of the last step
+    _seen: dict[int, dict[int, int]] = field(default_factory=dict)  # branches of this step -> frame -> its graph
+    _seen_before: dict[int, dict[int, int]] = field(default_factory=dict)  # of the last step
     _moving: Fingerprint = ()
     _timestep: TensorId | None = None
-    _shape: object = None
+    _shape: tuple[tuple[torch.Size, torch.dtype], ...] = ()
     _calls: int = 0
     _trust_latents: bool = True
-    _lasting: set[int] = field(default_factory=set)  # graphs whose prompts were seen to last, kept over generations
+    _lasting: set[int] = field(default_factory=set)  # frames whose prompts were seen to last, kept over generations
 
     def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
         """Places ``call`` and remembers it."""
-        shape = tuple((tensor.shape, tensor.dtype) for tensor in call.moving)
+        reshaped = self._is_reshaped(call)
         known = self._known_branch(call)
-        same_step = self.step >= 0 and shape == self._shape and self._is_same_step(call, known, cfg)
+        same_step = self.step >= 0 and self._is_same_step(call, known, cfg)
         new_generation, certain = False, True
         left: tuple[tuple[int, int], ...] = ()
         if not same_step:
-            new_generation, certain = self._is_new_generation(call, known, shape != self._shape, num_steps)
+            new_generation, certain = self._is_new_generation(call, known, reshaped, num_steps)
             if new_generation:
                 self._restart()
             self.step += 1
@@ -108,11 +115,25 @@ class Clock:
         branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
         changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
-        lasts = call.graph in self._lasting
+        lasts = call.frame in self._lasting
         new_prompt = changed and (holder.stable or lasts or holder.context != call.context)  # type: ignore[union-attr]
-        settled = self._remember(call, branch, shape)
+        settled = self._remember(call, branch)
         shapes = tuple(tensor.shape for tensor in call.conditioning)
         return Position(self.step, branch, new_generation, certain, shapes, new_prompt, left, settled)
+
+    def needs_time(self, call: Call, *, cfg: str | int) -> bool:
+        """Whether nothing but the time, not yet known, can place ``call``: its shapes or its graph are others than
+        those of the call before, and neither its prompt nor its name is one that this step has yet to see."""
+        if cfg != "auto" or self.step < 0 or call.time is not None or call.timestep is None:
+            return False
+        known = self._known_branch(call)
+        if known is not None:
+            return self._is_served(known, call) and self._seen[known][call.frame] != call.graph
+        return self._is_reshaped(call)
+
+    def end(self) -> None:
+        """The generation is over: the next call begins another, whatever its time."""
+        self._restart()
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -134,15 +155,26 @@ class Clock:
 
     def _known_branch(self, call: Call) -> int | None:
         """The branch that ``call`` belongs to: it has the same prompt, else the same name."""
-        for branch, facts in self._branches.items():
-            if facts.has_prompt_of(call):
-                return branch
+        alike = [branch for branch, facts in self._branches.items() if facts.has_prompt_of(call)]
+        if alike:  # one prompt may have two branches: guidance by a perturbed model
+            return next((branch for branch in alike if not self._is_served(branch, call)), alike[0])
         if call.context is None:
             return None
-        free = [b for b in self._branches if call.graph not in self._seen.get(b, ())]
+        free = [b for b in self._branches if not self._is_served(b, call)]
         named = [b for b in free if self._branches[b].context == call.context]
         nameless = [b for b in free if self._branches[b].context is None]
         return next(iter(named + nameless), None)
+
+    def _is_served(self, branch: int, call: Call) -> bool:
+        """Whether this step has had a call of ``branch`` already."""
+        return call.frame in self._seen.get(branch, ())
+
+    def _is_reshaped(self, call: Call) -> bool:
+        return self._shape != _shape(call)
+
+    def _is_of_same_size(self, call: Call) -> bool:
+        """Whether the latents have the shape of those before, apart from the batch."""
+        return [shape[1:] for shape, _ in self._shape] == [shape[1:] for shape, _ in _shape(call)]
 
     def _is_same_step(self, call: Call, known: int | None, cfg: str | int) -> bool:
         if cfg == "none":
@@ -152,8 +184,9 @@ class Clock:
         same_time = None if call.time is None else call.time == self._times.last
         if same_time is False:
             return False
-        if known is not None and call.graph in self._seen.get(known, ()):
-            return False  # the same prompt again: the next step
+        if known is not None and self._is_served(known, call):
+            # the same prompt again is the next step, unless another graph computes it at the same time: layers skipped
+            return bool(same_time) and self._seen[known][call.frame] != call.graph and self._is_of_same_size(call)
         if len(self._seen) >= MAX_BRANCHES:
             if matches(self._moving, call.moving):
                 self._trust_latents = False  # what was taken for the latents does not change from step to step
@@ -177,7 +210,7 @@ class Clock:
     ) -> tuple[bool, bool]:
         if self.step < 0:
             return True, True
-        if reshaped or (num_steps is not None and self.step + 1 >= num_steps):
+        if num_steps is not None and self.step + 1 >= num_steps:
             return True, True
         if call.time is not None:
             return self._jumped(call.time), True
@@ -185,7 +218,7 @@ class Clock:
             facts.has_prompt_of(call) for facts in self._branches.values()
         )
         if call.timestep is None:
-            return prompt_changed, True
+            return prompt_changed or (reshaped and known is None), True
         return False, known is not None and bool(call.conditioning)
 
     def _jumped(self, time: float) -> bool:
@@ -218,21 +251,19 @@ class Clock:
         """Begins a step: which graphs and branches has the last one done without, that the one before it had?"""
         last, before = self._seen, self._seen_before
         self._seen_before, self._seen, self._calls = last, {}, 0
-        if last == before:
-            return ()
-        return tuple((graph, branch) for branch in before for graph in before[branch] - last.get(branch, set()))
+        return tuple((frame, branch) for branch in before for frame in before[branch].keys() - last.get(branch, {}))
 
     def _branch(self, call: Call, known: int | None, cfg: str | int) -> int:
         if isinstance(cfg, int):
             return self._calls
         if cfg == "none":
             return 0
-        if known is not None and call.graph not in self._seen.get(known, ()):
+        if known is not None and not self._is_served(known, call):
             return known
         free = (b for b in range(len(self._seen | self._branches) + 1) if b not in self._seen)
         return next(b for b in free if b not in self._branches or self._branches[b].context == call.context)
 
-    def _remember(self, call: Call, branch: int, shape: object) -> int | None:
+    def _remember(self, call: Call, branch: int) -> int | None:
         """Returns what ``Position`` calls ``settled``."""
         settled = None
         holder = self._branches.get(branch)
@@ -241,15 +272,20 @@ class Clock:
             if holder.stable and holder.since < self.step:
                 settled = holder.since if holder.took_over else None
                 holder.took_over = False
-                self._lasting.add(call.graph)
+                self._lasting.add(call.frame)
         else:
             if holder is not None and holder.took_over:
-                self._lasting.discard(call.graph)  # twice in a row: new tensors at every step
+                self._lasting.discard(call.frame)  # twice in a row: new tensors at every step
             prompt = fingerprint(call.conditioning)
             self._branches[branch] = _Branch(prompt, False, call.context, self.step, holder is not None)
-        self._seen.setdefault(branch, set()).add(call.graph)
+        self._seen.setdefault(branch, {})[call.frame] = call.graph
         self._moving = fingerprint(call.moving)
         self._timestep = TensorId(call.timestep) if call.timestep is not None else None
-        self._shape = shape
+        self._shape = _shape(call)
         self._calls += 1
         return settled
+
+
+def _shape(call: Call) -> tuple[tuple[torch.Size, torch.dtype], ...]:
+    """Of the latents."""
+    return tuple((tensor.shape, tensor.dtype) for tensor in call.moving)

@@ -15,9 +15,10 @@ from torch import Tensor
 from ..config import CacheConfig
 from ..readers import format_bytes
 from .budget import Budget
-from .cache_context import ContextName, listen
 from .clock import Clock
+from .diffusers_hook import announced
 from .host_read import HostRead
+from .session import current_session
 from .slots import Slots
 from .stats import GenerationStats
 
@@ -61,19 +62,20 @@ class ModuleState:
     """State of one module in one session. Used by one call at a time."""
 
     clock: Clock = field(default_factory=Clock)
-    slots: dict[tuple[int, int, int, int], Slots] = field(default_factory=dict)  # (graph, region, branch, group)
-    diffs: dict[tuple[int, int, int], SharedDiff] = field(default_factory=dict)  # (graph, region, group)
-    measured: dict[tuple[int, int], tuple[list[Measured], HostRead]] = field(default_factory=dict)  # (graph, branch)
+    slots: dict[tuple[int, int, int, int], Slots] = field(default_factory=dict)  # (frame, region, branch, group)
+    diffs: dict[tuple[int, int, int], SharedDiff] = field(default_factory=dict)  # (frame, region, group)
+    measured: dict[tuple[int, int], tuple[list[Measured], HostRead]] = field(default_factory=dict)  # (frame, branch)
     pending: deque[PendingTime] = field(default_factory=deque)
     generation: GenerationStats | None = None
     budget: Budget = field(default_factory=Budget)  # the module's, shared with its other sessions
+    busy: threading.Lock = field(default_factory=threading.Lock)  # held during a call
     announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
 
-    def clear(self, graph: int, branch: int, why: str = "no_snapshot") -> None:
-        """Frees what ``graph`` holds for ``branch``; ``why`` will be the reason of the step that computes it again."""
-        self.measured.pop((graph, branch), None)
+    def clear(self, frame: int, branch: int, why: str = "no_snapshot") -> None:
+        """Frees what ``frame`` holds for ``branch``; ``why`` will be the reason of the step that computes it again."""
+        self.measured.pop((frame, branch), None)
         for key, slots in self.slots.items():
-            if key[0] == graph and key[2] == branch:
+            if key[0] == frame and key[2] == branch:
                 slots.clear(why)
 
     def drop_before(self, branch: int, step: int) -> None:
@@ -106,7 +108,16 @@ class ModuleState:
         )
 
     def bytes_held(self) -> int:
-        return sum(slots.nbytes() for slots in self.slots.values())
+        """Safe to ask from another thread than the one that calls the model."""
+        return sum(slots.nbytes() for slots in list(self.slots.values()))
+
+    def release(self) -> None:
+        """Frees what the generation holds; the next call begins another. Statistics stay."""
+        self.slots.clear()
+        self.diffs.clear()
+        self.measured.clear()
+        self.pending.clear()
+        self.clock.end()
 
 
 class SideTable:
@@ -121,7 +132,7 @@ class SideTable:
         self._lock = threading.RLock()
         self._states: dict[tuple[Owner, str], ModuleState] = {}
         self._history: dict[Owner, deque[GenerationStats]] = {}
-        self._contexts: dict[Owner, ContextName | None] = {}
+        self._owned: weakref.WeakKeyDictionary[torch.nn.Module, dict[Owner, bool]] = weakref.WeakKeyDictionary()
         self._budgets: dict[Owner, Budget] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
@@ -135,16 +146,20 @@ class SideTable:
                 same = (known for known in self._history if ids.issubset(known) or ids.issuperset(known))
                 owner = self._owners.setdefault(key, next(same, key))
                 self._history.setdefault(owner, deque(maxlen=HISTORY))
-                if owner not in self._contexts:
-                    self._contexts[owner] = listen(parameters)
                 for parameter in parameters:  # any of them may be the one that tells two modules apart
                     weakref.finalize(parameter, self._drop, key).atexit = False
         return owner
 
     def context(self, owner: Owner) -> str | None:
-        """The pipeline's name for the call under way."""
-        name = self._contexts.get(owner)
-        return name() if name is not None else None
+        """The pipeline's name for the call under way, if it is a call of the module that ``owner`` stands for."""
+        call = announced()
+        model = call.model() if call is not None else None
+        if call is None or model is None:
+            return None
+        known = self._owned.setdefault(model, {})
+        if owner not in known:
+            known[owner] = not set(owner).isdisjoint(map(id, _tensors(model)))
+        return call.name if known[owner] else None
 
     def state(self, owner: Owner, session: str) -> ModuleState:
         state = self._states.get((owner, session))
@@ -172,6 +187,15 @@ class SideTable:
             state.generation.bytes_held = state.bytes_held()
             self._on_end(state.generation)
 
+    def end_pipeline_call(self, model: torch.nn.Module) -> None:
+        """Ends the generation of ``model`` in the current session and frees its memory: its pipeline is done."""
+        session = current_session(self.end_session).name
+        for owner in self.owners(model):
+            state = self._states.get((owner, session))
+            if state is not None and not state.busy.locked():
+                self._end(state)
+                state.release()
+
     def forget(self, owner: Owner, session: str) -> None:
         """Drops a state in which a call has failed half-way."""
         with self._lock:
@@ -193,7 +217,7 @@ class SideTable:
     def history(self, module: torch.nn.Module | None) -> list[GenerationStats]:
         """Generations of ``module`` (None: of all modules), newest last."""
         with self._lock:
-            for state in self._states.values():
+            for state in list(self._states.values()):
                 if state.generation is not None and not state.generation.ended:
                     state.generation.bytes_held = state.bytes_held()
             owners = self.owners(module)
@@ -203,8 +227,9 @@ class SideTable:
         if module is None:
             return list(self._history)
         mine = {id(tensor) for tensor in _tensors(module)}
-        whole = [owner for owner in self._history if mine.issuperset(owner)]
-        return whole or [owner for owner in self._history if not mine.isdisjoint(owner)]  # some blocks are in a closure
+        known = list(self._history)  # other threads may add to it
+        whole = [owner for owner in known if mine.issuperset(owner)]
+        return whole or [owner for owner in known if not mine.isdisjoint(owner)]  # some blocks are in a closure
 
     def _drop(self, key: Owner) -> None:
         owner = self._owners.pop(key, key)
@@ -212,7 +237,6 @@ class SideTable:
         with self._lock:
             if owner not in self._owners.values():
                 self._history.pop(owner, None)
-                self._contexts.pop(owner, None)
                 self._budgets.pop(owner, None)
 
 

@@ -17,11 +17,11 @@ from tiers import slow_unless
 # One of each kind: see test_the_fast_tier_has_every_trait. All others are slow.
 FAST = (
     "AnyFlowFARTransformer3DModel", "AuraFlowTransformer2DModel", "BriaFibo2Transformer2DModel",
-    "Cosmos3OmniTransformer", "Flux3Transformer2DModel", "FluxTransformer2DModel",
+    "ConsisIDTransformer3DModel", "Cosmos3OmniTransformer", "Flux3Transformer2DModel", "FluxTransformer2DModel",
     "HunyuanDiT2DModel",  # long skips
     "HunyuanImageTransformer2DModel (second text encoder)", "HunyuanVideoFramepackTransformer3DModel",
     "LatteTransformer3DModel", "MotifVideoTransformer3DModel (decoder layers)",
-    "QwenImageTransformer2DModel", "SD3Transformer2DModel",
+    "NucleusMoEImageTransformer2DModel (experts)", "QwenImageTransformer2DModel", "SD3Transformer2DModel",
     "WanTransformer3DModel",
 )  # fmt: skip
 THROUGH_INDUCTOR = (

@@ -41,7 +41,6 @@ class DirectGraph:
 
     def __init__(self, **options: Any) -> None:
         self.table = SideTable(on_end=lambda stats: None)
-        self.table._contexts[(id(WEIGHT),)] = None  # no pipeline speaks here: spares a look at all objects each time
         code = Code(_forward, ClockPlaces((0,), (1,), 2, (3,)), "direct", "residual", ("no rows",), (0,))
         overrides: dict[str, Any] = {}  # one object, as in the package: a new one has all settings resolved again
         self._graph = CachedGraph(code, [parse_layer(options, where="option")], self.table, lambda: overrides)

@@ -9,6 +9,7 @@ from examine import error
 from registry import registered
 
 import dit_compile
+from dit_compile.api import table
 from dit_compile.runtime.clock import Call, Clock
 from dit_compile.runtime.host_read import HostRead
 
@@ -125,7 +126,8 @@ def test_names_alone_are_enough_from_the_second_generation_on(on_a_device):
 
 
 @torch.no_grad()
-def test_hooks_of_diffusers_come_and_go_beside_the_listener():
+def test_nothing_is_left_on_the_model(tmp_path):
+    """Hooks of diffusers come and go, and a used model is copied, pickled and saved as one that was never compiled."""
     from diffusers.hooks import HookRegistry, ModelHook
 
     class Doubling(ModelHook):
@@ -138,14 +140,30 @@ def test_hooks_of_diffusers_come_and_go_beside_the_listener():
     with model.cache_context("cond"):
         wanted = model(**call)[0]
     registry = HookRegistry.check_if_exists_or_initialize(plain)
-    assert "dit_cache" in registry.hooks
+    assert registry.hooks == {}
     registry.register_hook(Doubling(), "doubling")
     torch.testing.assert_close(plain(**call)[0], 2 * wanted, rtol=1e-4, atol=1e-5)
     registry.remove_hook("doubling")
-    torch.testing.assert_close(plain(**call)[0], wanted, rtol=1e-4, atol=1e-5)
-    copied = copy.deepcopy(plain)
-    with copied.cache_context("cond"):
-        torch.testing.assert_close(copied(**call)[0], wanted, rtol=1e-4, atol=1e-5)
+    torch.save(plain, tmp_path / "model.pt")
+    for copied in (copy.deepcopy(plain), torch.load(tmp_path / "model.pt", weights_only=False)):
+        with copied.cache_context("cond"):
+            torch.testing.assert_close(copied(**call)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_end_of_a_pipeline_call_ends_the_generation():
+    """Its memory is freed at once, and what comes next is a generation, though its time goes on falling."""
+    spec, plain = flux()
+    model = torch.compile(plain, backend="dit_cache", options={"inner": "eager", "residual_diff_threshold": 1.0})
+    generate(spec, model, steps=3)
+    state = next(state for (_, name), state in table._states.items() if name == "default" and state.generation)
+    assert state.bytes_held() > 0
+    plain._reset_stateful_cache()
+    assert state.bytes_held() == 0
+    assert dit_compile.stats(model)[-1].ended and dit_compile.stats(model)[-1].bytes_held > 0
+    with torch.no_grad():
+        model(**spec.call(5, steps=40))
+    assert [len(generation.steps) for generation in dit_compile.stats(model)] == [6, 1]
+    assert dit_compile.stats(model)[-1].steps[0].reason == "no_snapshot"
 
 
 @torch.no_grad()

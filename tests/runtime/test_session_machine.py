@@ -123,6 +123,10 @@ class Sessions(RuleBasedStateMachine):
         for who in range(len(self.sessions)):
             self.forgotten(who)
 
+    def teardown(self):
+        for session in getattr(self, "sessions", ()):
+            session.close()  # its name is free again
+
     def can_forget(self, who):
         """Between steps, and where the next two have all branches: who is first to come is who is known."""
         request = self.requests[who]

@@ -1,5 +1,6 @@
 """Nobody sees anybody else's snapshots: threads, sessions, resets, changed shapes and failing calls."""
 
+import contextvars
 import gc
 import itertools
 import threading
@@ -348,17 +349,95 @@ def test_a_call_that_fails_leaves_a_cold_state(model):
     assert same(Request(model, 2).run(), wanted)
 
 
-def test_two_sessions_of_one_name_are_one_state(model):
-    """A server may build the object anew for every step of a request."""
+def test_one_name_is_one_open_session(model):
+    """Two requests of one name would mix their snapshots; the name is free again when the session is closed or gone."""
+    kept = dit_compile.session("by name", keep=True)
+    with torch.no_grad(), kept:
+        Request(model, 1).step()
+    with pytest.raises(dit_compile.SessionInUse, match="'by name' is open already"):
+        dit_compile.session("by name").__enter__()
+    kept.close()
+    with dit_compile.session("by name", keep=True) as other:
+        del kept
+    del other
+    gc.collect()
+    with dit_compile.session("by name"):
+        pass
+
+
+def test_a_kept_session_that_is_abandoned_is_freed(model):
+    with torch.no_grad(), dit_compile.session("abandoned", keep=True):
+        Request(model, 1).step()
+    gc.collect()
+    assert not [name for _, name in table._states if name == "abandoned"]
+
+
+def test_one_session_in_two_threads(model):
+    """One request whose steps run on several threads, as in an executor: its state goes with the session object."""
     wanted, request = alone(model, 1), Request(model, 1)
-    with torch.no_grad():
-        for _ in TIMES:
-            with dit_compile.session("by name", keep=True):
-                request.step()
+    session = dit_compile.session("steps on threads", keep=True)
+
+    def step():
+        with torch.no_grad(), session:
+            request.step()
+
+    for _ in TIMES:
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    session.close()
     assert same(request.outs, wanted)
 
 
-@pytest.mark.parametrize("name", ["", None, 7])
+def test_a_session_is_used_by_one_call_at_a_time(model):
+    """The second caller gets an error that names the session, the first one its picture."""
+    wanted, request, errors = alone(model, 1), Request(model, 1), []
+    inside, done = threading.Event(), threading.Event()
+
+    class Waiting(Policy):
+        needs_probe = False
+
+        def before(self, view, config):
+            if threading.current_thread() is first:
+                inside.set()
+                done.wait(10)
+            return Verdict(False, "warmup")
+
+    register_policy("waiting")(Waiting)
+    session = dit_compile.session("one at a time", keep=True, policy="waiting")
+
+    def run():
+        with torch.no_grad(), session:
+            request.step()
+            request.step()
+
+    first = threading.Thread(target=run)
+    first.start()
+    assert inside.wait(10)
+    with pytest.raises(dit_compile.SessionInUse, match="'one at a time' is in use"), torch.no_grad(), session:
+        Request(model, 2).step()
+    done.set()
+    first.join()
+    session.close()
+    assert len(request.outs) == 4 // 2 and not errors
+    torch.testing.assert_close(request.outs[0], wanted[0])
+
+
+def test_leaving_a_session_in_another_context_is_said(model, caplog):
+    """A generator that a web framework resumes in copies of the context."""
+
+    def stream():
+        with dit_compile.session("stream"), torch.no_grad():
+            yield Request(model, 1).step()
+
+    generator = stream()
+    contextvars.copy_context().run(next, generator)
+    with pytest.raises(StopIteration):
+        contextvars.copy_context().run(next, generator)
+    assert "'stream' was entered in one context and left in another" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", None, 7, "default"])
 def test_a_session_needs_a_name(name):
     with pytest.raises(ValueError, match="needs a name"):
         dit_compile.session(name)

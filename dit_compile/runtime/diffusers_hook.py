@@ -1,0 +1,82 @@
+"""What pipelines of diffusers announce: the name of each denoising call, and the end of each pipeline call.
+
+About fifty pipelines wrap their calls in ``with transformer.cache_context("cond"):`` for the step caches that diffusers
+itself has, and nearly all of them call ``transformer._reset_stateful_cache()`` when they are done. Both are methods of
+``CacheMixin``, the base of diffusers' transformers. They are wrapped once per process, in the class: nothing is put on
+a model of the user's, so it is pickled, copied and saved as before, and a model is heard from its first call on.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_WRAPPED = "_dit_cache_wrapped"
+
+
+@dataclass(frozen=True)
+class Announced:
+    """The denoising call under way: of which model, and its name."""
+
+    model: weakref.ref[torch.nn.Module]
+    name: str
+
+
+# In a context variable, because threads may call one model at the same time, each with a name of its own.
+_announced: contextvars.ContextVar[Announced | None] = contextvars.ContextVar("dit_cache_announced", default=None)
+_listeners: list[Callable[[torch.nn.Module], None]] = []
+
+
+def announced() -> Announced | None:
+    """What the pipeline has announced of the call under way; None where it announces nothing."""
+    return _announced.get()
+
+
+def listen(on_end: Callable[[torch.nn.Module], None]) -> None:
+    """Wraps the methods once diffusers is loaded; ``on_end(model)`` is called at the end of each pipeline call.
+
+    Costs a dictionary lookup where there is nothing left to do, so it may be called before every compilation.
+    """
+    if on_end not in _listeners:
+        _listeners.append(on_end)
+    mixin = getattr(sys.modules.get("diffusers.models.cache_utils"), "CacheMixin", None)
+    for name, wrap in (("cache_context", _named), ("_reset_stateful_cache", _ending)):
+        method = getattr(mixin, name, None)
+        if method is not None and not hasattr(method, _WRAPPED):
+            wrapped = wrap(method)
+            setattr(wrapped, _WRAPPED, True)
+            setattr(mixin, name, wrapped)
+
+
+def _named(method: Callable[..., Any]) -> Callable[..., Any]:
+    @contextmanager
+    @functools.wraps(method)
+    def cache_context(model: torch.nn.Module, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        before = _announced.get()
+        with method(model, name, *args, **kwargs):
+            _announced.set(Announced(weakref.ref(model), name))
+            try:
+                yield
+            finally:
+                _announced.set(before)  # not by its token: a generator may be resumed in another context
+
+    return cache_context
+
+
+def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def reset_stateful_cache(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = method(model, *args, **kwargs)
+        for on_end in _listeners:
+            on_end(model)
+        return result
+
+    return reset_stateful_cache

@@ -1,0 +1,45 @@
+"""Do two graphs of one function do the same, apart from the sizes of their tensors?
+
+Dynamo compiles a function again for a new size, for symbolic sizes, for inference mode, and now and then for no reason
+when threads call it. Snapshots taken through one such graph serve the others if the graphs are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.fx import GraphModule
+
+from .facts import fake, size_hint
+from .plan import Exit, Plan, Region
+
+
+def signature(gm: GraphModule, plan: Plan) -> tuple[object, ...]:
+    """Equal for graphs with the same operators on tensors, in the same order, and the same regions; hashable.
+
+    The operators in the bodies of higher-order operators count. Sizes do not: whoever keeps a tensor compares them.
+    The outputs of equal regions have the same rank, and their dimensions lie in memory in the same order.
+    """
+    return (hash(tuple(_operators(gm))), *map(_region, plan.regions))
+
+
+def _region(region: Region) -> tuple[object, ...]:
+    blocks = tuple((*block.path, block.index, block.turn) for block in region.blocks)
+    return (region.front, region.back, blocks, *map(_layout, region.exits))
+
+
+def _operators(gm: GraphModule) -> Iterator[str]:
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            body = getattr(gm, str(node.target), None)
+            if isinstance(body, GraphModule):
+                yield from _operators(body)
+        elif node.op not in ("placeholder", "output") and isinstance(fake(node), torch.Tensor):
+            yield str(node.target)
+
+
+def _layout(leaving: Exit) -> tuple[object, ...]:
+    strides = [size_hint(stride) for stride in fake(leaving.node).stride()]
+    order = sorted(range(len(strides)), key=strides.__getitem__)
+    return (leaving.base is None, leaving.joined, *order)
