@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
 from .facts import fake, size_hint
 from .plan import Exit, Plan, Region
@@ -18,7 +19,9 @@ from .plan import Exit, Plan, Region
 def signature(gm: GraphModule, plan: Plan) -> tuple[object, ...]:
     """Equal for graphs with the same operators on tensors, in the same order, and the same regions; hashable.
 
-    The operators in the bodies of higher-order operators count. Sizes do not: whoever keeps a tensor compares them.
+    The operators in the bodies of higher-order operators count, and so do fractions among their arguments (the weight
+    of an adapter, which a graph may hold as a constant). Integers do not, for they may be sizes: whoever keeps a tensor
+    compares those.
     The outputs of equal regions have the same rank, and their dimensions lie in memory in the same order.
     """
     return (hash(tuple(_operators(gm))), *map(_region, plan.regions))
@@ -37,6 +40,7 @@ def _operators(gm: GraphModule) -> Iterator[str]:
                 yield from _operators(body)
         elif node.op not in ("placeholder", "output") and isinstance(fake(node), torch.Tensor):
             yield str(node.target)
+            yield from (repr(value) for value in tree_leaves((node.args, node.kwargs)) if isinstance(value, float))
 
 
 def _layout(leaving: Exit) -> tuple[object, ...]:

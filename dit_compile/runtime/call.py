@@ -21,7 +21,7 @@ from .identity import layout
 from .region_call import RegionCall
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import relative_change
-from .slots import Slots
+from .slots import Slots, Unseen
 from .table import Measured, ModuleState, SharedDiff
 
 log = logging.getLogger("dit_compile")
@@ -145,7 +145,12 @@ class CallStep(CallContext):
             if previous is not None and slots.ring:
                 self.measured.append(Measured(slots, sums, self._since(slots)))
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            group.residual, _ = probe(group.value, group.entry, None)
+            previous = slots.probe if slots.ring and not verdict.reuse else None
+            if previous is not None and previous.shape != group.value.shape:
+                previous = None
+            group.residual, sums = probe(group.value, group.entry, previous)
+            if previous is not None:  # nobody waits for it now; the next call looks whether this step was a jump
+                slots.unseen = Unseen(self.checks.add([*sums]), self.index, self._since(slots))
 
     def _look_at_last_call(self) -> None:
         """Tells the policy what was measured in the last call of this branch."""
@@ -169,13 +174,32 @@ class CallStep(CallContext):
             self.index, slots.cached, slots.run, group.region, self.graph.regions, slots.memory, self._since(slots)
         )
 
+    def _end_history(self, slots: Slots, step: int) -> None:
+        """At a jump: the snapshots of before ``step`` would spoil every forecast after it. Warms up as a generation
+        does when it begins."""
+        slots.drop_before(step)
+        slots.warm_from = step + self.config.warmup_steps
+
+    def _look_for_jump(self, slots: Slots) -> None:
+        """At the last step that had to be computed whatever had changed."""
+        unseen, slots.unseen = slots.unseen, None
+        if unseen is None:
+            return
+        self.generation.host_reads += not unseen.sums.checks.ready()
+        changed, before = unseen.sums.values()
+        if before and math.isfinite(changed / before) and slots.is_jump(changed / before, unseen.since):
+            self._end_history(slots, unseen.step)
+
     def _verdict_without_data(self, group: Group) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
         slots = self.slots(group)
+        self._look_for_jump(slots)
         if not slots.ring:
             return Verdict(False, slots.emptied)
         if not self._learn(group) or (self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0))):
             return self._non_finite(slots)
+        if self.index < slots.warm_from:
+            return Verdict(False, "warmup")
         verdict = self._ask(self.policy.before, self._view(group), self.config)
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
@@ -214,6 +238,8 @@ class CallStep(CallContext):
         if not math.isfinite(diff):
             return self._non_finite(slots)
         verdict = self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
+        if slots.is_jump(diff, self._since(slots)) and not verdict.reuse:
+            self._end_history(slots, self.index)
         return self._checked(group, verdict)
 
     def _checked(self, group: Group, verdict: Verdict) -> Verdict:

@@ -20,8 +20,9 @@ from ..compat import Function
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of one call: ``time`` as the model got it, the latents (``moving``) and the other tensors (``conditioning``), none
-    of which is kept alive.
+    """Of one call: ``time`` as the model got it, the latents (``moving``) and the other tensors (``conditioning``).
+
+    None of these tensors is kept alive.
 
     ``readers`` are the parts that have looked at it. A part that looks twice has been called again without the earlier
     part, whose facts then are those of another call.

@@ -57,8 +57,11 @@ class Check(NamedTuple):
     start: int
     stop: int
 
+    def values(self) -> list[float]:
+        return self.checks.values(self.start, self.stop)
+
     def passed(self) -> bool:
-        return all(map(math.isfinite, self.checks.values(self.start, self.stop)))
+        return all(map(math.isfinite, self.values()))
 
 
 def _gather(numbers: Sequence[Tensor]) -> Tensor:

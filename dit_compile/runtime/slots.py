@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from .host_read import HostRead
 from .side_inputs import SideInputs
 from .snapshot import Snapshot, Stored
 
+JUMP = 2.5  # on Euler's 28 and 50 steps no step of the bundled model reaches it (benchmarks/jumps.py)
+
 
 class Output(NamedTuple):
     """How one real output of the region lies in memory."""
@@ -24,6 +27,14 @@ class Output(NamedTuple):
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+
+
+class Unseen(NamedTuple):
+    """The probe's two sums at a step that was computed without asking for them, against ``since`` steps before."""
+
+    sums: Check
+    step: int
+    since: int
 
 
 @dataclass(eq=False)
@@ -46,7 +57,10 @@ class Slots:
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: HostRead | None = None  # of the effect, at the last computed step
     bases: Check | None = None  # whether what a forecast was added to is finite, until that is known
+    unseen: Unseen | None = None
     share: Share | None = None
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # of change per step, as last measured
+    warm_from: int = 0  # the step at which the warm-up after a jump is over
     numbers: tuple[float, ...] | None = None  # Python numbers that the model was given with the last call
 
     def clear(self, why: str = "no_snapshot") -> None:
@@ -58,7 +72,17 @@ class Slots:
         self.outputs.clear()
         self.side.clear()
         self.memory.clear()
-        self.change, self.bases, self.share = None, None, None
+        self.change, self.bases, self.unseen, self.share = None, None, None, None
+
+    def is_jump(self, diff: float, since: int) -> bool:
+        """Whether ``diff``, the change since ``since`` steps ago, is out of family: all that there was (1), or per step
+        ``JUMP`` times what this branch has seen of late. Then something happened that no step of a solver does:
+        latents were replaced, a refining pass began.
+        """
+        rate = diff / max(since, 1)
+        jump = diff >= 1 or (bool(self.rates) and rate > JUMP * max(self.rates))
+        self.rates.append(rate)  # a jump, too: what follows may change as fast
+        return jump
 
     def store(
         self,
