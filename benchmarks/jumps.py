@@ -134,8 +134,8 @@ def count_errors(cached: Model, subjects: list[str]) -> dict[str, int]:
     """Jumps that the rule sees in generations of 28 and 50 steps, shifted and not."""
     counts, is_jump = {"steps": 0, "jumps": 0}, slots.Slots.is_jump
 
-    def counting(state: slots.Slots, diff: float, since: int) -> bool:
-        jump = is_jump(state, diff, since)
+    def counting(state: slots.Slots, diff: float) -> bool:
+        jump = is_jump(state, diff)
         counts["steps"] += 1
         counts["jumps"] += jump
         return jump

@@ -220,21 +220,20 @@ def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
     timestep = place[clock.timestep] if clock.timestep is not None else None
     return ClockPlaces(
         places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side),
-        places(clock.numbers), clock.fixed_time, function if resumed else None,
+        places(clock.numbers), clock.fixed_time, resumed,
     )  # fmt: skip
 
 
 def _announcing(gm: GraphModule, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, the compiled ``gm``; where that is the beginning of a model that torch breaks, it tells the rest the
-    time of each call."""
+    """``run``, the compiled ``gm``. Where it is the part of a broken model that gets the time, it tells the rest."""
     function = traced_function()
     clock = find_clock_inputs(gm.graph, None)
-    if function is None or function.resumed or (clock.timestep is None and clock.fixed_time is None):
+    if function is None or (clock.timestep is None and clock.fixed_time is None):
         return run
     place = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
     timestep = place[clock.timestep] if clock.timestep is not None else None
     tensors = tuple(place[node] for node in clock.conditioning)
-    return leaving_inputs(run, function, Places(timestep, clock.fixed_time, tensors))
+    return leaving_inputs(run, Places(timestep, clock.fixed_time, tensors), resumed=function.resumed)
 
 
 def _reset() -> None:

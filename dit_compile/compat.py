@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -25,7 +25,9 @@ from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_sy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["HigherOrderOperator", "OpOverload", "TorchDispatchMode", "free_symbols", "free_unbacked_symbols"]
+__all__ = [
+    "HigherOrderOperator", "OpOverload", "TorchDispatchMode", "free_symbols", "free_unbacked_symbols", "tree_leaves",
+]  # fmt: skip
 
 # --- Dynamo: what it leaves on the graph, and what it says about itself
 
@@ -106,14 +108,10 @@ def current_compilation() -> Compilation | None:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the user's that Dynamo compiles, in one piece or in several, which are equal.
+    """A function of the user's that Dynamo compiles. ``resumed``: it is the rest of one, after a graph break."""
 
-    ``resumed``: what is compiled is the rest of it, after a graph break.
-    """
-
-    file: str
     name: str
-    resumed: bool = field(default=False, compare=False)
+    resumed: bool
 
 
 def traced_function() -> Function | None:
@@ -129,7 +127,7 @@ def traced_function() -> Function | None:
     except AttributeError:
         return None
     resumed = re.fullmatch(r"torch_dynamo_resume_in_(.+)_at_\d+", code.co_name)
-    return Function(code.co_filename, resumed[1] if resumed else code.co_name, resumed is not None)
+    return Function(resumed[1] if resumed else code.co_name, resumed is not None)
 
 
 def python_numbers() -> dict[str, float]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import torch
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
+from ..compat import tree_leaves
 from .facts import fake, size_hint
 from .plan import Exit, Plan, Region
 

@@ -53,6 +53,7 @@ class Policy(ABC):
     needs_probe: ClassVar[bool] = True
     reference: ClassVar[str] = "computed"  # what a tap is compared with: the last "computed" or the "previous" step
     watches_change: ClassVar[bool] = False  # whether ``learn`` is wanted
+    ends_history: ClassVar[bool] = False  # whether a difference out of family ends history (Slots.is_jump)
     lagged: ClassVar[bool] = False  # whether differences are read one step after they were measured, see ``before``
 
     def tap(self, config: CacheConfig) -> str:

@@ -21,6 +21,8 @@ class DBCache(Policy):
     behind the first F blocks itself.
     """
 
+    ends_history = True
+
     def tap(self, config: CacheConfig) -> str:
         return config.probe
 

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compat import Function
 from ..config import CacheConfig, ConfigError, resolve
 from ..policy import POLICIES
 from .call import CallStep
 from .call_context import GraphFacts
 from .clock import Call
-from .earlier_frame import inputs_of
+from .earlier_frame import forget_inputs, inputs_of_call
 from .host_read import HostRead, on_host
 from .rows import RowPlaces
 from .session import Session, SessionInUse, current_session
@@ -40,7 +39,7 @@ class ClockPlaces:
     side: tuple[int, ...] = ()
     numbers: tuple[int, ...] = ()
     fixed_time: float | None = None  # the time that the graph serves alone, where it has no input for it
-    rest_of: Function | None = None  # the function whose rest the graph is, after a graph break
+    resumed: bool = False  # the graph is what follows a graph break
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,10 @@ class CachedGraph:
         places = self._places
         given = args[places.timestep] if places.timestep is not None else places.fixed_time
         moving, conditioning = [args[i] for i in places.moving], [args[i] for i in places.conditioning]
-        if given is None and places.rest_of is not None:
-            earlier = inputs_of(places.rest_of, self._frame)
+        if not places.resumed:
+            forget_inputs()
+        elif given is None:
+            earlier = inputs_of_call(self._frame)
             if earlier is not None:
                 given, moving, conditioning = earlier.time, earlier.moving, earlier.conditioning
             else:
@@ -232,7 +233,7 @@ class CachedGraph:
         if config.num_steps is not None:
             return f"a generation is {config.num_steps} steps (num_steps)"
         places = self._places
-        if places.timestep is not None or places.fixed_time is not None or places.rest_of is not None:
+        if places.timestep is not None or places.fixed_time is not None or places.resumed:
             return "a generation begins where the timestep jumps back"
         return (
             "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"

@@ -20,7 +20,7 @@ from .host_read import HostRead
 from .identity import layout
 from .region_call import RegionCall
 from .rows import WHOLE, Rows, row_groups
-from .side_inputs import relative_change
+from .side_inputs import SideInputs, relative_change
 from .slots import Slots, Unseen
 from .table import Measured, ModuleState, SharedDiff
 
@@ -72,6 +72,8 @@ class CallStep(CallContext):
         if slots.key is not None and slots.key != key:
             same_code = slots.key[-1] == key[-1]
             slots.clear("shape_changed" if same_code else "no_snapshot")
+            if not same_code:
+                slots.side = SideInputs()  # other code, other inputs
         if slots.numbers not in (None, self.numbers):
             slots.clear("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
         slots.numbers = self.numbers
@@ -145,12 +147,12 @@ class CallStep(CallContext):
             if previous is not None and slots.ring:
                 self.measured.append(Measured(slots, sums, self._since(slots)))
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            previous = slots.probe if slots.ring and not verdict.reuse else None
+            previous = slots.probe if slots.ring and not verdict.reuse and self._ends_history() else None
             if previous is not None and previous.shape != group.value.shape:
                 previous = None
             group.residual, sums = probe(group.value, group.entry, previous)
             if previous is not None:  # nobody waits for it now; the next call looks whether this step was a jump
-                slots.unseen = Unseen(self.checks.add([*sums]), self.index, self._since(slots))
+                slots.unseen = Unseen(self.checks.add([*sums]), self.index)
 
     def _look_at_last_call(self) -> None:
         """Tells the policy what was measured in the last call of this branch."""
@@ -180,20 +182,24 @@ class CallStep(CallContext):
         slots.drop_before(step)
         slots.warm_from = step + self.config.warmup_steps
 
-    def _look_for_jump(self, slots: Slots) -> None:
+    def _ends_history(self) -> bool:
+        return self.policy.ends_history and self.config.residual_diff_threshold < 1  # from 1 on nobody looks
+
+    def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:
         """At the last step that had to be computed whatever had changed."""
-        unseen, slots.unseen = slots.unseen, None
-        if unseen is None:
+        unseen = slots.unseen
+        if unseen is None or not (wait or unseen.sums.checks.ready()):
             return
+        slots.unseen = None
         self.generation.host_reads += not unseen.sums.checks.ready()
         changed, before = unseen.sums.values()
-        if before and math.isfinite(changed / before) and slots.is_jump(changed / before, unseen.since):
+        if before and math.isfinite(changed / before) and slots.is_jump(changed / before):
             self._end_history(slots, unseen.step)
 
     def _verdict_without_data(self, group: Group) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
         slots = self.slots(group)
-        self._look_for_jump(slots)
+        self._look_for_jump(slots, wait=False)
         if not slots.ring:
             return Verdict(False, slots.emptied)
         if not self._learn(group) or (self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0))):
@@ -201,6 +207,10 @@ class CallStep(CallContext):
         if self.index < slots.warm_from:
             return Verdict(False, "warmup")
         verdict = self._ask(self.policy.before, self._view(group), self.config)
+        if verdict is None or verdict.reuse:
+            self._look_for_jump(slots, wait=True)
+            if self.index < slots.warm_from:
+                return Verdict(False, "warmup")
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):
@@ -238,7 +248,7 @@ class CallStep(CallContext):
         if not math.isfinite(diff):
             return self._non_finite(slots)
         verdict = self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
-        if slots.is_jump(diff, self._since(slots)) and not verdict.reuse:
+        if self._ends_history() and slots.is_jump(diff) and not verdict.reuse:
             self._end_history(slots, self.index)
         return self._checked(group, verdict)
 

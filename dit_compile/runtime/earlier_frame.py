@@ -15,8 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..compat import Function
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -62,28 +60,38 @@ def _alive(references: list[weakref.ref[Tensor]]) -> list[Tensor]:
 
 
 class _Left(threading.local):
-    def __init__(self) -> None:
-        self.by_function: dict[Function, Inputs] = {}
+    inputs: Inputs | None = None
 
 
 _left = _Left()
 
 
-def leaving_inputs(run: Callable[..., Any], function: Function, places: Places) -> Callable[..., Any]:
-    """``run``, an earlier part of ``function``, so that later parts can ask for the ``inputs_of`` its call."""
+def leaving_inputs(run: Callable[..., Any], places: Places, *, resumed: bool) -> Callable[..., Any]:
+    """``run``, a part of a model, so that later parts can ask for the ``inputs_of_call``.
+
+    ``resumed``: it is itself what follows a break. Of several parts that get the same time the first counts, for it got
+    what the model got.
+    """
 
     def forward(*args: Any) -> Any:
-        _left.by_function[function] = places.inputs(args)
+        inputs, before = places.inputs(args), _left.inputs
+        if not (resumed and before is not None and before.time is inputs.time):
+            _left.inputs = inputs
         return run(*args)
 
     return forward
 
 
-def inputs_of(function: Function, reader: int) -> Inputs | None:
-    """What the earlier part of this call of ``function`` got; ``reader`` numbers the part that asks. None where that
-    part did not run, or did not pass through this backend."""
-    inputs = _left.by_function.get(function)
+def inputs_of_call(reader: int) -> Inputs | None:
+    """What the part before got, in the same call of the model; ``reader`` numbers the part that asks. None where no
+    such part ran, or none passed through this backend."""
+    inputs = _left.inputs
     if inputs is None or reader in inputs.readers:
         return None
     inputs.readers.add(reader)
     return inputs
+
+
+def forget_inputs() -> None:
+    """A model that is not broken is called: what other models left is of no use any more."""
+    _left.inputs = None
