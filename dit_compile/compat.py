@@ -138,10 +138,10 @@ def python_numbers() -> dict[str, float]:
     """
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    try:
-        arguments = InstructionTranslator.current_tx().f_locals
-    except AttributeError:  # outside of Dynamo, or another torch
+    function = traced_function()
+    if function is None or function.resumed:  # what follows a graph break has no arguments, but local variables
         return {}
+    arguments = InstructionTranslator.current_tx().f_locals
     named = {key: value for group in arguments.values() if isinstance(group, dict) for key, value in group.items()}
     numbers = {**named, **arguments}.items()
     return {

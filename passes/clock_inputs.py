@@ -14,6 +14,7 @@ from .numbers import NUMBER
 from .operators import CONCATENATIONS, WAVES
 from .plan import ClockInputs
 
+_WHOLE_TIME_NAME = re.compile(r"(timesteps?|sigmas?|t|time)$")  # of a Python number: p_t may count frames
 _TIME_NAME = re.compile(r"(^|_)(timesteps?|sigmas?|t|time)$")
 
 
@@ -64,11 +65,11 @@ def _time(tensors: list[Node], numbers: list[Node], integers: list[Node]) -> tup
     """The input that is the time, or else its value in a graph that serves no other."""
     waves = [node for node in (*tensors, *numbers) if fake(node).ndim <= 1 and _feeds_waves(node)]
     named = [node for node in (*tensors, *numbers) if _is_called_time(node) and numel_hint(node) > 0]
-    named += filter(_is_called_time, integers)
+    named += [node for node in integers if _WHOLE_TIME_NAME.match(_argument_name(node))]
     found = next(iter([node for node in named if node in waves] or named), None)
     if found is not None:
         return found, None
-    fixed = next((value for name, value in python_numbers().items() if _TIME_NAME.search(name)), None)
+    fixed = next((value for name, value in python_numbers().items() if _WHOLE_TIME_NAME.match(name)), None)
     return (None, fixed) if fixed is not None else (next(iter(waves), None), None)
 
 

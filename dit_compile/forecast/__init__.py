@@ -6,9 +6,9 @@ weights depend on the data and are not known from step numbers.
 
 from . import foca, hicache, newton, reuse, spectrum, taylorseer
 from .base import FORECASTERS, MAX_SNAPSHOTS, Forecaster, register_forecaster
-from .checked import ForecastError, checked_weights, wanted_snapshots
+from .checked import ForecastError, checked_weights, damped, wanted_snapshots
 
 __all__ = [
-    "FORECASTERS", "MAX_SNAPSHOTS", "ForecastError", "Forecaster", "checked_weights", "foca", "hicache", "newton",
-    "register_forecaster", "reuse", "spectrum", "taylorseer", "wanted_snapshots",
+    "FORECASTERS", "MAX_SNAPSHOTS", "ForecastError", "Forecaster", "checked_weights", "damped", "foca", "hicache",
+    "newton", "register_forecaster", "reuse", "spectrum", "taylorseer", "wanted_snapshots",
 ]  # fmt: skip

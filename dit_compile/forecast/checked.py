@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from ..config import CacheConfig
 from .base import MAX_SNAPSHOTS, Forecaster
 
+DAMPING = 0.6  # chosen by benchmarks/heun.py
+
 
 class ForecastError(Exception):
     """A forecaster failed or gave an answer that cannot be used; the message says which."""
@@ -31,11 +33,14 @@ def wanted_snapshots(forecaster: Forecaster, config: CacheConfig) -> int:
 def checked_weights(forecaster: Forecaster, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
     """One finite weight for each of the latest snapshots that ``forecaster`` wants, zeros for older ones.
 
-    ``steps`` are the step numbers of all snapshots in hand, oldest first, ``now`` is the step to predict.
+    ``steps`` are the steps of all snapshots in hand, rising, ``now`` is the step to predict; steps of one time count as
+    one (CallContext.point). Of the newest snapshot's time nothing is to be predicted: it has all the weight.
 
     Raises:
         ForecastError: it raised, or its weights are not finite or of another number.
     """
+    if now == steps[-1]:
+        return [0.0] * (len(steps) - 1) + [1.0]
     used = steps[-wanted_snapshots(forecaster, config) :]
     try:
         weights = [float(weight) for weight in forecaster.weights(used, now, config)]
@@ -46,3 +51,12 @@ def checked_weights(forecaster: Forecaster, steps: Sequence[int], now: int, conf
     if not all(map(math.isfinite, weights)):
         raise ForecastError(f"weights() returned {weights}, which are not all finite")
     return [0.0] * (len(steps) - len(used)) + weights
+
+
+def damped(weights: Sequence[float]) -> list[float]:
+    """``DAMPING`` of ``weights``, and the rest of reuse.
+
+    For solvers that evaluate twice at a time (Heun): the latents of the two differ by the solver's error, so snapshots
+    lie beside the curve that a forecast prolongs, and what it adds to the newest one is too much.
+    """
+    return [DAMPING * weight + (1 - DAMPING) * (i == len(weights) - 1) for i, weight in enumerate(weights)]

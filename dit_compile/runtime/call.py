@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import CacheConfig
-from ..forecast import ForecastError, checked_weights
+from ..forecast import ForecastError, checked_weights, damped
 from ..kernels.probe import probe
 from ..policy import StepView, Verdict
 from .call_context import CallContext, GraphFacts
@@ -261,8 +261,10 @@ class CallStep(CallContext):
             return verdict
         slots = self.slots(group)
         try:
-            steps = [snapshot.step for snapshot in slots.ring]
-            group.weights = checked_weights(self.forecaster, steps, self.index, self.config)
+            points = [self.point(snapshot.step) for snapshot in slots.ring]
+            group.weights = checked_weights(self.forecaster, points, self.point(self.index), self.config)
+            if self.state.clock.repeats_times:
+                group.weights = damped(group.weights)
         except ForecastError as error:
             if self._first("forecaster_error"):
                 log.warning(

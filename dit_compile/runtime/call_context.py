@@ -63,6 +63,10 @@ class CallContext:
     def index(self) -> int:
         return self.state.clock.step
 
+    def point(self, step: int) -> int:
+        """Where ``step`` lies for a forecast: steps of one time are one point (Heun evaluates twice at each)."""
+        return self.state.clock.points[step]
+
     @property
     def generation(self) -> GenerationStats:
         generation = self.state.generation

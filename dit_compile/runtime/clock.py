@@ -84,6 +84,7 @@ class Clock:
     """Counts the steps of one module in one session."""
 
     step: int = -1
+    points: list[int] = field(default_factory=list)  # of each step: how many other times came before it
     direction: int = 0  # -1 when timesteps fall, +1 when they rise; learnt once, kept over generations
     _times: _Times = field(default_factory=_Times)
     _branches: dict[int, _Branch] = field(default_factory=dict)
@@ -95,6 +96,11 @@ class Clock:
     _calls: int = 0
     _trust_latents: bool = True
     _lasting: set[int] = field(default_factory=set)  # frames whose prompts were seen to last, kept over generations
+
+    @property
+    def repeats_times(self) -> bool:
+        """Whether steps of this generation have had one time, as those of a solver that evaluates twice have."""
+        return bool(self.points) and self.points[-1] < len(self.points) - 1
 
     def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
         """Places ``call`` and remembers it."""
@@ -110,6 +116,8 @@ class Clock:
             self.step += 1
             left = self._turn_page()
             known = self._known_branch(call)
+            again = self.step > 0 and call.time is not None and call.time == self._times.last
+            self.points.append(self.points[-1] + (not again) if self.points else 0)
             if call.time is not None:
                 self._observe(call.time)
         branch = self._branch(call, known, cfg)
@@ -148,8 +156,11 @@ class Clock:
         if jumped:
             self._times = _Times()
             self.step -= step
+            self.points = [point - self.points[step] for point in self.points[step:]]
             for facts in self._branches.values():
                 facts.since -= step
+        elif step > 0 and time == self._times.last:
+            self.points[step:] = [point - 1 for point in self.points[step:]]
         self._observe(time)
         return jumped
 
@@ -243,6 +254,7 @@ class Clock:
         if self._times.moves < 2:
             self.direction = 0  # one move proves nothing: it may have been two runs of one step each
         self.step = -1
+        self.points = []
         self._times = _Times()
         self._branches.clear()
         self._seen, self._seen_before = {}, {}

@@ -139,7 +139,8 @@ class RegionCall:
         if config.max_bytes is not None and granted < due:
             call.state.capped(granted, wanted, config.max_bytes)
         if granted:
-            slots.store(call.index, granted, values, bases, config.snapshot_dtype, call.checks)
+            again = bool(slots.ring) and call.point(slots.ring[-1].step) == call.point(call.index)
+            slots.store(call.index, granted, values, bases, config.snapshot_dtype, call.checks, again=again)
             if call.policy.watches_change:
                 slots.watch_change()
 

@@ -91,16 +91,21 @@ class Slots:
         bases: Sequence[Tensor | None],
         dtype: str = "model",
         checks: FiniteChecks | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         """Takes a snapshot of ``values - bases`` (``values`` where there is no base); ``dtype`` is ``snapshot_dtype``,
         ``checks`` will know whether it is finite.
 
+        ``again``: the newest snapshot is of the same time and gives way, for two points of one time give no slope.
         Snapshots in other dtypes than the new one, of before a change of the setting, go.
         """
         if self.ring and not self.ring[-1].fits(values, dtype):
             self.ring.clear()
         del self.ring[: max(len(self.ring) - capacity, 0)]
-        if len(self.ring) == capacity:
+        if again and self.ring:
+            room = self.ring.pop().values
+        elif len(self.ring) == capacity:
             room = self.ring.pop(0).values
         else:
             room = [Stored.room(value, dtype) for value in values]

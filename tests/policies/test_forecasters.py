@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dit_compile.config import CacheConfig
-from dit_compile.forecast import FORECASTERS, MAX_SNAPSHOTS
+from dit_compile.forecast import FORECASTERS, MAX_SNAPSHOTS, checked_weights, damped
+from dit_compile.forecast.checked import DAMPING
 
 WITH_DIFFERENCES = 3  # TaylorSeer takes differences from this step on
 NAMES = st.sampled_from(["reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"])
@@ -219,3 +220,16 @@ def test_newton_of_a_higher_order_notices_them_on_its_power(order, mistake, data
     wrong = predict("newton", steps, values, now, order, MISTAKES[mistake]("newton"))
     assert right == pytest.approx(now**order, rel=1e-9)
     assert abs(wrong - now**order) > 1e-6 * now**order
+
+
+def test_nothing_is_predicted_for_the_time_of_the_newest_snapshot():
+    """Whatever the forecaster: a second evaluation at one time is reused as it is."""
+    config = CacheConfig()
+    for name in ("reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"):
+        weights = checked_weights(FORECASTERS.instance(name), [0, 2, 3], 3, config)
+        assert weights == [0.0, 0.0, 1.0]
+
+
+def test_damping_keeps_the_sum_of_weights():
+    weights = damped([-1.0, 2.0])
+    assert weights == pytest.approx([-DAMPING, 1 + DAMPING]) and sum(weights) == pytest.approx(1.0)

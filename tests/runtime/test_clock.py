@@ -422,3 +422,25 @@ def test_random_generations_with_late_timesteps_end_up_segmented_exactly(schedul
                 expected.append([generation, step, branch])
     harvest(0)
     assert placed == expected
+
+
+def test_steps_of_one_time_are_one_point_for_forecasts():
+    """Heun evaluates at the end of a step and again at the beginning of the next; on the host, and read late."""
+    times = [1000, 800, 800, 600, 600, 400]
+    host, prompt = Pipeline(), torch.zeros(1)
+    for time in times:
+        host.call(latents(), stamp(time), prompt)
+    assert host.clock.points == [0, 1, 1, 2, 2, 3] and host.clock.repeats_times
+    late, kept = Clock(), []
+    for step, time in enumerate(times):
+        kept.append((x := latents(), t := stamp(time)))
+        late.tick(Call(0, [x], t, [prompt], None), cfg="auto", num_steps=None)
+        assert not late.late_time(step, False, float(time))
+    assert late.points == host.clock.points
+
+
+def test_each_time_is_a_point():
+    pipe, prompt = Pipeline(), torch.zeros(1)
+    for time in FALLING:
+        pipe.call(latents(), stamp(time), prompt)
+    assert pipe.clock.points == list(range(len(FALLING))) and not pipe.clock.repeats_times
