@@ -37,6 +37,7 @@ GUIDANCE = 2.0
 def heun(model: Any, subject: str, seed: int, steps: int) -> Tensor:
     """The latents of a picture; Karras et al. 2022, algorithm 1, without noise, for a flow model."""
     prompts = [codec.encode_prompts([text]) for text in (subject, "")]
+    ids = {"img_ids": codec.position_ids(), "txt_ids": torch.zeros(prompts[0][0].shape[1], 3)}
     sigmas = torch.linspace(1.0, 0.0, steps + 1)
     x = torch.randn(1, codec.IMAGE_TOKENS, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
 
@@ -44,8 +45,7 @@ def heun(model: Any, subject: str, seed: int, steps: int) -> Tensor:
         with_prompt, without = (
             model(
                 hidden_states=latents, timestep=sigma.reshape(1), encoder_hidden_states=embeds,
-                pooled_projections=pooled, img_ids=codec.position_ids(), txt_ids=torch.zeros(embeds.shape[1], 3),
-                return_dict=False,
+                pooled_projections=pooled, **ids, return_dict=False,
             )[0]
             for embeds, pooled in prompts
         )  # fmt: skip
