@@ -120,6 +120,33 @@ class ModuleState:
         self.clock.end()
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What tells a module from others: the identities of its parameters (``fixed``) and of its buffers.
+
+    A model that is moved to another device and back (model offload) keeps its parameters, but has new buffers; the old
+    ones are dead then. A model without parameters is known by its buffers.
+    """
+
+    fixed: frozenset[int]
+    buffers: weakref.WeakValueDictionary[int, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Weights:
+        parameters = frozenset(id(tensor) for tensor in tensors if isinstance(tensor, torch.nn.Parameter))
+        fixed = parameters or frozenset(map(id, tensors))
+        return cls(fixed, weakref.WeakValueDictionary({id(t): t for t in tensors if id(t) not in fixed}))
+
+    def are_those_of(self, other: Weights) -> bool:
+        """Whether both may be of one module, whose graphs may use fewer weights (skipped blocks) or more (LoRA)."""
+        mine, others = set(self.buffers), set(other.buffers)
+        one_in_the_other = self.fixed <= other.fixed or other.fixed <= self.fixed
+        return one_in_the_other and (mine <= others or others <= mine)
+
+    def alive(self) -> frozenset[int]:
+        return self.fixed | set(self.buffers)
+
+
 class SideTable:
     """Keys state by module and session.
 
@@ -133,6 +160,7 @@ class SideTable:
         self._states: dict[tuple[Owner, str], ModuleState] = {}
         self._history: dict[Owner, deque[GenerationStats]] = {}
         self._owned: weakref.WeakKeyDictionary[torch.nn.Module, dict[Owner, bool]] = weakref.WeakKeyDictionary()
+        self._weights: dict[Owner, Weights] = {}
         self._budgets: dict[Owner, Budget] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
 
@@ -142,12 +170,14 @@ class SideTable:
         owner = self._owners.get(key)
         if owner is None:
             with self._lock:
-                ids = set(key)  # graphs of one module may use fewer of its weights (skipped blocks) or more (LoRA)
-                same = (known for known in self._history if ids.issubset(known) or ids.issuperset(known))
+                weights = Weights.of(parameters)
+                same = (known for known in self._history if self._weights[known].are_those_of(weights))
                 owner = self._owners.setdefault(key, next(same, key))
                 self._history.setdefault(owner, deque(maxlen=HISTORY))
+                self._weights.setdefault(owner, weights).buffers.update(weights.buffers)
                 for parameter in parameters:  # any of them may be the one that tells two modules apart
-                    weakref.finalize(parameter, self._drop, key).atexit = False
+                    if id(parameter) in weights.fixed:
+                        weakref.finalize(parameter, self._drop, key).atexit = False
         return owner
 
     def context(self, owner: Owner) -> str | None:
@@ -228,7 +258,7 @@ class SideTable:
             return list(self._history)
         mine = {id(tensor) for tensor in _tensors(module)}
         known = list(self._history)  # other threads may add to it
-        whole = [owner for owner in known if mine.issuperset(owner)]
+        whole = [owner for owner in known if self._weights[owner].alive() <= mine]
         return whole or [owner for owner in known if not mine.isdisjoint(owner)]  # some blocks are in a closure
 
     def _drop(self, key: Owner) -> None:
@@ -237,6 +267,7 @@ class SideTable:
         with self._lock:
             if owner not in self._owners.values():
                 self._history.pop(owner, None)
+                self._weights.pop(owner, None)
                 self._budgets.pop(owner, None)
 
 

@@ -365,6 +365,30 @@ def test_one_name_is_one_open_session(model):
         pass
 
 
+def test_buffers_that_are_moved_away_and_back_change_nothing():
+    """Model offload: parameters keep their objects, buffers do not."""
+
+    class Buffered(Prompted):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.register_buffer("positions", latents(1, 5, seed=9))
+
+        def forward(self, x, t, prompt):
+            return super().forward(x + self.positions, t, prompt)
+
+    plain = build(Buffered, depth=6)
+    model, request = compile_toy(plain, **ALWAYS), None
+    wanted = alone(model, 1)
+    request = Request(model, 1)
+    with torch.no_grad():
+        for _ in TIMES:
+            request.step()
+            plain.to(torch.float64).to(torch.float32)
+            gc.collect()
+    assert same(request.outs, wanted)
+    assert [len(generation.steps) for generation in dit_compile.stats(model)] == [16, 16]
+
+
 def test_a_kept_session_that_is_abandoned_is_freed(model):
     with torch.no_grad(), dit_compile.session("abandoned", keep=True):
         Request(model, 1).step()
