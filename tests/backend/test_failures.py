@@ -38,7 +38,7 @@ def test_an_unforeseen_error_in_a_pass(name, monkeypatch, caplog):
     [report] = dit_compile.graphs()
     assert report.refusal == "an unexpected error, KeyError: 'some node'"
     assert "in broken" in report.traceback
-    assert dit_compile.stats() == []
+    assert dit_compile.stats(model) == []
 
 
 @torch.no_grad()
