@@ -8,17 +8,15 @@ Also counts what the rule takes for jumps in ordinary generations, where there a
 
 from __future__ import annotations
 
-import copy
-import json
-import platform
-import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from unittest.mock import patch
 
 import torch
 import typer
+from _bundled import Model, latents_psnr, noise, plain_and_cached, prompt, subjects, write_result
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -26,25 +24,14 @@ from torch import Tensor
 
 import dit_compile
 from dit_compile.demo import codec
-from dit_compile.demo.pipeline import known_subjects, load_pipeline
-from dit_compile.demo.result import psnr
 from dit_compile.runtime import slots
-
-Model = Callable[..., Any]
 
 
 class Loop:
     """Euler's method of one's own with one prompt, at guidance 1."""
 
     def __init__(self, subject: str) -> None:
-        embeds, pooled = codec.encode_prompts([subject])
-        self.prompt = {
-            "encoder_hidden_states": embeds,
-            "pooled_projections": pooled,
-            "img_ids": codec.position_ids(),
-            "txt_ids": torch.zeros(embeds.shape[1], 3),
-            "return_dict": False,
-        }
+        self.prompt = prompt(subject)
 
     def run(
         self, model: Model, x: Tensor, sigmas: Tensor, change: Callable[[Tensor, float], Tensor] | None = None
@@ -55,10 +42,6 @@ class Loop:
             (velocity,) = model(hidden_states=x, timestep=sigmas[i].reshape(1), **self.prompt)
             x = x + (sigmas[i + 1] - sigmas[i]) * velocity
         return x
-
-
-def noise(seed: int) -> Tensor:
-    return torch.randn(1, codec.IMAGE_TOKENS, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
 
 
 def schedule(steps: int, shift: float = 1.0, start: float = 1.0) -> Tensor:
@@ -93,44 +76,36 @@ def cases(loop: Loop, plain: Model, seed: int) -> dict[str, Callable[[Model], Te
     }
 
 
-def pictures_psnr(wanted: Tensor, got: Tensor) -> float:
-    return psnr(codec.decode_float(wanted), codec.decode_float(got))[0]
-
-
 @torch.no_grad()
 def main(
     pictures: Annotated[int, typer.Option(min=1, help="pictures of each case, of which the mean is taken")] = 4,
     out: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
 ) -> None:
     """Prints the PSNR of each case with and without the rule, and how often the rule errs in ordinary generations."""
-    torch.set_num_threads(1)
-    model = load_pipeline().transformer
-    plain = copy.deepcopy(model)
-    cached = torch.compile(model, backend="dit_cache", fullgraph=True, options={"inner": "eager"})
-    subjects = known_subjects()[:: len(known_subjects()) // pictures][:pictures]
+    plain, cached = plain_and_cached()
+    drawn = subjects(pictures)
     found: dict[str, dict[str, list[float]]] = {}
-    for seed, subject in enumerate(track(subjects, description="pictures")):
+    for seed, subject in enumerate(track(drawn, description="pictures")):
         for name, draw in cases(Loop(subject), plain, 10 * seed).items():
             wanted = draw(plain)
-            for rule, factor in (("kept", float("inf")), ("ended", slots.JUMP)):
+            for rule in ("kept", "ended"):
                 dit_compile.reset()
-                with patch.object(slots, "JUMP", factor):
-                    found.setdefault(name, {}).setdefault(rule, []).append(pictures_psnr(wanted, draw(cached)))
+                without_rule = patch.object(slots.Slots, "is_jump", lambda state, diff: False)
+                with without_rule if rule == "kept" else nullcontext():
+                    psnr = latents_psnr(wanted, draw(cached))
+                found.setdefault(name, {}).setdefault(rule, []).append(psnr)
     mean = {name: {rule: sum(values) / len(values) for rule, values in rules.items()} for name, rules in found.items()}
 
     table = Table("", "snapshots kept", "history ended", title="PSNR in dB, mean over pictures")
     for name, rules in mean.items():
         table.add_row(name, f"{rules['kept']:.1f}", f"{rules['ended']:.1f}")
     Console().print(table)
-    errors = count_errors(cached, subjects)
+    errors = count_errors(cached, drawn)
     Console().print(f"taken for jumps in ordinary generations: {errors['jumps']} of {errors['steps']} measured steps")
-    if out is not None:
-        facts = {"torch": torch.__version__, "device": platform.machine(), "command": " ".join(sys.argv)}
-        result = {**facts, "pictures": pictures, "factor": slots.JUMP, "psnr": mean, "ordinary": errors}
-        out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(out, pictures=pictures, factor=slots.JUMP, psnr=mean, ordinary=errors)
 
 
-def count_errors(cached: Model, subjects: list[str]) -> dict[str, int]:
+def count_errors(cached: Model, drawn: list[str]) -> dict[str, int]:
     """Jumps that the rule sees in generations of 28 and 50 steps, shifted and not."""
     counts, is_jump = {"steps": 0, "jumps": 0}, slots.Slots.is_jump
 
@@ -142,7 +117,7 @@ def count_errors(cached: Model, subjects: list[str]) -> dict[str, int]:
 
     with patch.object(slots.Slots, "is_jump", counting):
         for preset in ("quality", "balanced", "fast", "ultra"):
-            for seed, subject in enumerate(subjects):
+            for seed, subject in enumerate(drawn):
                 for steps, shift in ((28, 1.0), (50, 1.0), (28, 3.0), (50, 3.0)):
                     with dit_compile.session("ordinary", preset=preset):
                         Loop(subject).run(cached, noise(seed), schedule(steps, shift))
