@@ -18,7 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .api import process_overrides, reports, table
-from .compat import counters, current_compilation, dynamo_control_flow, mode_options, traced_function
+from .compat import counters, current_compilation, dynamo_control_flow, follows_graph_break, mode_options
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
@@ -90,7 +90,7 @@ def dit_cache(
         if config.strict or isinstance(error, (ConfigError, *dynamo_control_flow())):
             raise
         _report_failure(gm, error, config)
-    return _announcing(gm, compile_graph(gm, config.inner, patches))
+    return _compile_uncached(gm, config, patches)
 
 
 @dataclass(frozen=True)
@@ -209,31 +209,45 @@ def _refuse_training(example_inputs: Sequence[Any]) -> None:
 
 
 def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
-    place = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
+    place = _argument_places(gm)
 
     def places(nodes: tuple[Node, ...]) -> tuple[int, ...]:
         return tuple(place[node] for node in nodes)
 
-    function = traced_function()
-    resumed = function is not None and function.resumed
     clock = plan.clock_inputs
     timestep = place[clock.timestep] if clock.timestep is not None else None
     return ClockPlaces(
         places(clock.owner), places(clock.moving), timestep, places(clock.conditioning), places(clock.side),
-        places(clock.numbers), clock.fixed_time, resumed,
+        places(clock.numbers), clock.fixed_time, bool(follows_graph_break()),
     )  # fmt: skip
 
 
-def _announcing(gm: GraphModule, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, the compiled ``gm``. Where it is the part of a broken model that gets the time, it tells the rest."""
-    function = traced_function()
+def _argument_places(gm: GraphModule) -> dict[Node, int]:
+    return {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
+
+
+def _compile_uncached(gm: GraphModule, config: CacheConfig, patches: Mapping[str, Any]) -> Callable[..., Any]:
+    """Compiles ``gm`` as plain Inductor would. Where it is the part of a broken model that gets the time, its callable
+    tells the rest; if that fails, the rest is computed at every step."""
+    resumed = follows_graph_break()
+    try:
+        places = _inputs_for_later_parts(gm) if resumed is not None else None
+    except Exception:
+        if config.strict:
+            raise
+        log.exception("dit_cache: an unexpected error in looking for the time among the inputs of an uncached graph")
+        places = None
+    run = compile_graph(gm, config.inner, patches)
+    return run if places is None else leaving_inputs(run, places, resumed=bool(resumed))
+
+
+def _inputs_for_later_parts(gm: GraphModule) -> Places | None:
     clock = find_clock_inputs(gm.graph, None)
-    if function is None or (clock.timestep is None and clock.fixed_time is None):
-        return run
-    place = {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
+    if clock.timestep is None and clock.fixed_time is None:
+        return None
+    place = _argument_places(gm)
     timestep = place[clock.timestep] if clock.timestep is not None else None
-    tensors = tuple(place[node] for node in clock.conditioning)
-    return leaving_inputs(run, Places(timestep, clock.fixed_time, tensors), resumed=function.resumed)
+    return Places(timestep, clock.fixed_time, tuple(place[node] for node in clock.conditioning))
 
 
 def _reset() -> None:

@@ -106,16 +106,8 @@ def current_compilation() -> Compilation | None:
     return Compilation(function, number + 1, getattr(torch._dynamo.config, "recompile_limit", None))
 
 
-@dataclass(frozen=True)
-class Function:
-    """A function of the user's that Dynamo compiles. ``resumed``: it is the rest of one, after a graph break."""
-
-    name: str
-    resumed: bool
-
-
-def traced_function() -> Function | None:
-    """The function that the backend is called for; None outside of Dynamo.
+def follows_graph_break() -> bool | None:
+    """Whether the backend is called for the rest of a function, after a graph break; None outside of Dynamo.
 
     ``InstructionTranslator.current_tx`` exists since 2.1, the names of resumed functions are those of
     ``torch._dynamo.resume_execution``. Without them the parts of a broken model do not know of each other.
@@ -123,11 +115,10 @@ def traced_function() -> Function | None:
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     try:
-        code = InstructionTranslator.current_tx().f_code
+        name = InstructionTranslator.current_tx().f_code.co_name
     except AttributeError:
         return None
-    resumed = re.fullmatch(r"torch_dynamo_resume_in_(.+)_at_\d+", code.co_name)
-    return Function(resumed[1] if resumed else code.co_name, resumed is not None)
+    return re.fullmatch(r"torch_dynamo_resume_in_.+_at_\d+", name) is not None
 
 
 def python_numbers() -> dict[str, float]:
@@ -138,8 +129,7 @@ def python_numbers() -> dict[str, float]:
     """
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
-    function = traced_function()
-    if function is None or function.resumed:  # what follows a graph break has no arguments, but local variables
+    if follows_graph_break() is not False:  # what follows a graph break has no arguments, but local variables
         return {}
     arguments = InstructionTranslator.current_tx().f_locals
     named = {key: value for group in arguments.values() if isinstance(group, dict) for key, value in group.items()}

@@ -27,6 +27,16 @@ def errors(caplog):
 
 
 @torch.no_grad()
+def test_an_unforeseen_error_in_a_graph_that_is_not_cached(monkeypatch, caplog):
+    """The graph was refused already; looking for its time fails as well."""
+    monkeypatch.setattr(backend, "find_clock_inputs", broken)
+    model = build(NoBlocks)
+    torch.testing.assert_close(compile_toy(model)(latents(), T), model(latents(), T))
+    [record] = errors(caplog)
+    assert record.exc_info is not None and "uncached graph" in record.getMessage()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", PASSES)
 def test_an_unforeseen_error_in_a_pass(name, monkeypatch, caplog):
     monkeypatch.setattr(backend, name, broken)
