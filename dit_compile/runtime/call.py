@@ -95,8 +95,7 @@ class CallStep(CallContext):
         counts: list[int | None] = []
         for group in groups:
             slots = self.slots(group)
-            previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
-            group.residual, own = probe(group.value, group.entry, previous)
+            group.residual, own = probe(group.value, group.entry, self.previous_probe(group))
             side = slots.side.compare(self.side, group.rows)
             counts.append(None if side is None else len(side))
             sums += [own, *(side or ())]
@@ -142,14 +141,12 @@ class CallStep(CallContext):
         slots = self.slots(group)
         slots.key = group.key
         if policy.lagged:
-            previous = slots.probe if slots.probe is not None and slots.probe.shape == group.value.shape else None
+            previous = self.previous_probe(group)
             group.residual, sums = probe(group.value, group.entry, previous)
             if previous is not None and slots.ring:
                 self.measured.append(Measured(slots, sums, self._since(slots)))
         elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            previous = slots.probe if slots.ring and not verdict.reuse and self._ends_history() else None
-            if previous is not None and previous.shape != group.value.shape:
-                previous = None
+            previous = self.previous_probe(group) if slots.ring and not verdict.reuse and self._ends_history() else None
             group.residual, sums = probe(group.value, group.entry, previous)
             if previous is not None:  # nobody waits for it now; the next call looks whether this step was a jump
                 slots.unseen = Unseen(self.checks.add([*sums]), self.index)
@@ -204,13 +201,11 @@ class CallStep(CallContext):
             return Verdict(False, slots.emptied)
         if not self._learn(group) or (self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0))):
             return self._non_finite(slots)
-        if self.index < slots.warm_from:
-            return Verdict(False, "warmup")
         verdict = self._ask(self.policy.before, self._view(group), self.config)
         if verdict is None or verdict.reuse:
             self._look_for_jump(slots, wait=True)
-            if self.index < slots.warm_from:
-                return Verdict(False, "warmup")
+        if self.index < slots.warm_from:
+            return Verdict(False, "warmup")
         if verdict is None:
             return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
         if verdict.reuse and any(not pending.certain for pending in self.state.pending):

@@ -80,6 +80,11 @@ class CallContext:
             slots = self.state.slots[key] = Slots()
         return slots
 
+    def previous_probe(self, group: Group) -> Tensor | None:
+        """The probe to compare with, where there is one of this shape."""
+        known = self.slots(group).probe
+        return known if known is not None and known.shape == group.value.shape else None
+
     def wanted_snapshots(self) -> int:
         """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""
         try:

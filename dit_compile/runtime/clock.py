@@ -112,7 +112,7 @@ class Clock:
         if not same_step:
             new_generation, certain = self._is_new_generation(call, known, reshaped, num_steps)
             if new_generation:
-                self._restart()
+                self.end()
             self.step += 1
             left = self._turn_page()
             known = self._known_branch(call)
@@ -138,10 +138,6 @@ class Clock:
         if known is not None:
             return self._is_served(known, call) and self._seen[known][call.frame] != call.graph
         return self._is_reshaped(call)
-
-    def end(self) -> None:
-        """The generation is over: the next call begins another, whatever its time."""
-        self._restart()
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -250,7 +246,8 @@ class Clock:
         times.first = time if times.first is None else times.first
         times.last = time
 
-    def _restart(self) -> None:
+    def end(self) -> None:
+        """The generation is over: the next call begins another, whatever its time."""
         if self._times.moves < 2:
             self.direction = 0  # one move proves nothing: it may have been two runs of one step each
         self.step = -1

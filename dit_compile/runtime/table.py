@@ -111,11 +111,15 @@ class ModuleState:
         """Safe to ask from another thread than the one that calls the model."""
         return sum(slots.nbytes() for slots in list(self.slots.values()))
 
-    def release(self) -> None:
-        """Frees what the generation holds; the next call begins another. Statistics stay."""
+    def free(self) -> None:
+        """Frees what the generation holds of earlier steps; statistics stay."""
         self.slots.clear()
         self.diffs.clear()
         self.measured.clear()
+
+    def release(self) -> None:
+        """The generation is over: frees what it holds; the next call begins another."""
+        self.free()
         self.pending.clear()
         self.clock.end()
 
@@ -204,9 +208,7 @@ class SideTable:
     ) -> None:
         """Ends the running generation of ``state``, frees its snapshots and opens the next."""
         self._end(state)
-        state.slots.clear()
-        state.diffs.clear()
-        state.measured.clear()
+        state.free()
         state.generation = GenerationStats(module=module, session=session, config=config)
         with self._lock:
             self._history[owner].append(state.generation)
