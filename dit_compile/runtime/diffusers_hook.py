@@ -1,9 +1,11 @@
 """What pipelines of diffusers announce: the name of each denoising call, and the end of each pipeline call.
 
 About fifty pipelines wrap their calls in ``with transformer.cache_context("cond"):`` for the step caches that diffusers
-itself has, and nearly all of them call ``transformer._reset_stateful_cache()`` when they are done. Both are methods of
-``CacheMixin``, the base of diffusers' transformers. They are wrapped once per process, in the class: nothing is put on
-a model of the user's, so it is pickled, copied and saved as before, and a model is heard from its first call on.
+itself has (a method of ``CacheMixin``, which two thirds of its transformers have). All pipelines end with
+``self.maybe_free_model_hooks()`` (a method of ``DiffusionPipeline``), modular ones with
+``transformer._reset_stateful_cache()`` (``CacheMixin``). The three methods are wrapped once per process, in the class:
+nothing is put on a model of the user's, so it is pickled, copied and saved as before, and a model is heard from its
+first call on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextvars
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +49,13 @@ def listen(on_end: Callable[[torch.nn.Module], None]) -> None:
     """
     if on_end not in _listeners:
         _listeners.append(on_end)
-    mixin = getattr(sys.modules.get("diffusers.models.cache_utils"), "CacheMixin", None)
-    for name, wrap in (("cache_context", _named), ("_reset_stateful_cache", _ending)):
-        method = getattr(mixin, name, None)
+    for module, cls, name, wrap in _METHODS:
+        owner = getattr(sys.modules.get(module), cls, None)
+        method = getattr(owner, name, None)
         if method is not None and not hasattr(method, _WRAPPED):
             wrapped = wrap(method)
             setattr(wrapped, _WRAPPED, True)
-            setattr(mixin, name, wrapped)
+            setattr(owner, name, wrapped)
 
 
 def _named(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,8 +77,31 @@ def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def reset_stateful_cache(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = method(model, *args, **kwargs)
-        for on_end in _listeners:
-            on_end(model)
+        _tell([model])
         return result
 
     return reset_stateful_cache
+
+
+def _ending_pipeline(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def maybe_free_model_hooks(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        result = method(pipeline, *args, **kwargs)
+        _tell(models)
+        return result
+
+    return maybe_free_model_hooks
+
+
+def _tell(models: Iterable[torch.nn.Module]) -> None:
+    for model in models:
+        for on_end in _listeners:
+            on_end(model)
+
+
+_METHODS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
+    ("diffusers.models.cache_utils", "CacheMixin", "cache_context", _named),
+    ("diffusers.models.cache_utils", "CacheMixin", "_reset_stateful_cache", _ending),
+    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "maybe_free_model_hooks", _ending_pipeline),
+)

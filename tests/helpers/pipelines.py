@@ -1,0 +1,141 @@
+"""A real pipeline of diffusers as data: how to build it from tiny random parts, how to call it, and what one run is.
+
+``check_compiled`` runs it uncompiled and compiled and compares. Nothing of the pipeline is replaced but its denoisers,
+which are compiled as a user compiles them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import dit_compile
+from dit_compile.api import table
+from dit_compile.runtime.stats import GenerationStats
+
+MASK = "1101001011010010110100101101"  # a digit per step; behind a 0, never two branches' worth of luck
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``build()`` makes the pipeline, with the same weights every time; ``run(pipe, seed)`` runs it and returns its
+    latents.
+
+    ``calls`` says, for each of ``denoisers`` (experts), how many calls each step of a run has: ((2, 2, 1),) is one
+    denoiser and three steps, the last of them without guidance.
+
+    ``prompt`` names the argument that tells branches apart (None: nothing does), ``dynamo`` are settings of Dynamo that
+    the model needs to be cached, ``tolerance`` of outputs is relative to the largest number.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    run: Callable[[Any, int], Tensor]
+    calls: Sequence[Sequence[int]]
+    denoisers: Sequence[str] = ("transformer",)
+    prompt: str | None = "encoder_hidden_states"
+    dynamo: dict[str, Any] = field(default_factory=dict)
+    fast: bool = False
+    tolerance: float = 1e-5
+
+
+class Denoiser:
+    """A compiled model of a pipeline, and the prompt of each of its calls."""
+
+    def __init__(self, model: torch.nn.Module, calls: Sequence[int], prompt: str | None) -> None:
+        self.model = model
+        self.calls = calls
+        self.prompts: list[tuple[float, ...]] = []
+        self.compiled: Any = torch.compile(model, backend="dit_cache", options={"inner": "eager"})
+        forward = self.compiled.forward
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs.get(prompt) if prompt else None
+            self.prompts.append(tuple(float(t.double().sum()) for t in tree_leaves(given) if isinstance(t, Tensor)))
+            return forward(*args, **kwargs)
+
+        self.compiled.forward = noting
+
+    def generations(self, session: str) -> list[GenerationStats]:
+        return [stats for stats in dit_compile.stats(self.model) if stats.session == session]
+
+    def check(self, session: str, runs: int, mask: str | None) -> None:
+        """One generation per run, each with its steps and branches; every branch follows ``mask``, where there is one,
+        and has one prompt."""
+        generations = self.generations(session)
+        assert len(generations) == runs, [len(stats.steps) for stats in generations]
+        prompts, self.prompts = self.prompts, []
+        assert len(prompts) == runs * sum(self.calls)
+        for stats in generations:
+            first = [step for step in stats.steps if step.region == 0]
+            mine, prompts = prompts[: len(first)], prompts[len(first) :]
+            at = defaultdict(set)
+            for step in stats.steps:
+                at[step.region, step.index].add(step.branch)
+            for region in {step.region for step in stats.steps}:
+                found = [len(at[region, index]) for index in range(len(self.calls))]
+                assert found == list(self.calls), f"calls of each step in region {region}"
+            assert len(stats.steps) == sum(map(len, at.values())), "a branch was called twice at one step"
+            of_branch = defaultdict(set)
+            for step, prompt in zip(first, mine, strict=True):
+                of_branch[step.branch].add(prompt)
+            assert all(len(each) == 1 for each in of_branch.values()), f"prompts of each branch: {dict(of_branch)}"
+            if mask is not None:
+                self._check_mask(stats, mask)
+
+    def _check_mask(self, stats: GenerationStats, mask: str) -> None:
+        last: dict[tuple[int, int], int] = {}
+        for step in stats.steps:
+            place = (step.region, step.branch)
+            new = last.get(place) != step.index - 1  # its first step, or it has missed one
+            wanted = ("compute",) if new or mask[step.index] == "1" else ("reuse", "hit")
+            found = (step.action, step.reason)[: len(wanted)]
+            assert found == wanted, f"step {step.index} of branch {step.branch}: {step.action} ({step.reason})"
+            last[place] = step.index
+
+    def check_memory(self, session: str) -> None:
+        """Nothing is held after the end of a run."""
+        states = [table.state(owner, session) for owner in table.owners(self.model)]
+        assert states and all(state.bytes_held() == 0 for state in states)
+        assert all(stats.ended and stats.bytes_held > 0 for stats in self.generations(session))
+
+
+def compile_denoisers(pipe: Any, spec: Pipeline) -> list[Denoiser]:
+    made = []
+    for name, calls in zip(spec.denoisers, spec.calls, strict=True):
+        made.append(Denoiser(getattr(pipe, name), calls, spec.prompt))
+        setattr(pipe, name, made[-1].compiled)
+    return made
+
+
+@torch.no_grad()
+def check_compiled(spec: Pipeline) -> None:
+    """Raises AssertionError where the compiled pipeline differs from the uncompiled one by more than its reused steps,
+    or where a call is told wrong."""
+    with torch._dynamo.config.patch(spec.dynamo):
+        pipe = spec.build()
+        pipe.set_progress_bar_config(disable=True)
+        plain = [spec.run(pipe, seed) for seed in (0, 1)]
+        denoisers = compile_denoisers(pipe, spec)
+
+        with dit_compile.session("exact", residual_diff_threshold=0.0):
+            exact = [spec.run(pipe, seed) for seed in (0, 1)]
+        for got, wanted in zip(exact, plain, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=spec.tolerance * float(wanted.abs().max()))
+        for denoiser in denoisers:
+            denoiser.check("exact", runs=2, mask=None)
+
+        with dit_compile.session("mask", policy="mask", step_mask=MASK):
+            masked = [spec.run(pipe, 0) for _ in range(2)]
+            assert torch.equal(*masked), "two runs of one seed differ"
+            difference = float((masked[0] - plain[0]).abs().max() / plain[0].abs().max())
+            assert difference > spec.tolerance, "reused steps are not seen in the output"
+            for denoiser in denoisers:
+                denoiser.check("mask", runs=2, mask=MASK)
+                denoiser.check_memory("mask")

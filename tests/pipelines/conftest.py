@@ -1,0 +1,1 @@
+from fresh import clean as clean  # an autouse fixture
