@@ -204,9 +204,9 @@ def storage_id(tensor: Tensor) -> int | None:
         return None
 
 
-def version(tensor: Tensor) -> int:
-    """How often ``tensor`` has been written into (``Tensor._version``, since 0.4); -1 where it is not counted."""
-    return -1 if tensor.is_inference() else tensor._version
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each has been written into (``Tensor._version``, since 0.4); -1 where it is not counted."""
+    return [-1 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 # --- AOTAutograd: what a graph does besides returning values

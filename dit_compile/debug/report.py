@@ -22,7 +22,7 @@ from ..passes.outline import Outliner
 from ..passes.plan import Block, Exit, Plan, Region
 from ..policy import POLICIES
 from ..readers import format_bytes
-from ..runtime.snapshot import stored_bytes
+from ..runtime.slots import stored_bytes
 
 HISTORY = 256  # graphs remembered
 

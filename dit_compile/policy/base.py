@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ..config import CacheConfig
 from ..registry import Registry
 from .mask_presets import mask_digits
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that would make seven calls of each of a thousand objects per generation
 class StepView:
     """What a policy sees of one region in one branch at one step.
 
@@ -30,8 +30,7 @@ class StepView:
     since: int = 1
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """``reuse`` or compute, and the reason code that statistics show."""
 
     reuse: bool

@@ -42,7 +42,7 @@ class Holder(Protocol):
     def ring(self) -> Sized:
         """Its snapshots."""
 
-    def clear(self) -> None: ...
+    def drop(self) -> None: ...
 
 
 class Budget:
@@ -66,7 +66,7 @@ class Budget:
             granted = share.wanted if limit is None else self._fitting(holder, share, limit)
             kept = min(len(holder.ring) + 1, granted)
             if not granted:
-                holder.clear()
+                holder.drop()
                 holder.emptied = "memory_cap"  # also where there was nothing to free
             holder.share = replace(share, kept=kept)
             self._holders.add(holder)

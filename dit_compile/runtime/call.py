@@ -1,4 +1,4 @@
-"""One call of a model: what its guards decide."""
+"""One call of a model: what the guards of its regions decide."""
 
 from __future__ import annotations
 
@@ -7,271 +7,289 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import CacheConfig
-from ..forecast import ForecastError, checked_weights, damped
+from ..forecast import FORECASTERS, ForecastError, checked_weights, damped
 from ..kernels.probe import probe
-from ..policy import StepView, Verdict
-from .call_context import CallContext, GraphFacts
-from .clock import Position
-from .group import Group
-from .host_read import HostRead
-from .identity import layout
-from .region_call import RegionCall
+from ..policy import POLICIES, StepView, Verdict
+from .inputs import Call, SideInputs, relative_change
+from .region import CallFacts, Decision, GraphInfo, RegionCall
 from .rows import WHOLE, Rows, row_groups
-from .side_inputs import SideInputs, relative_change
-from .slots import Slots, Unseen
-from .table import Measured, ModuleState, SharedDiff
+from .slots import Measured, Slots
+from .state import ModuleState, SharedDiff
+from .stats import GenerationStats
+from .transfer import Outbox, Ticket
 
 log = logging.getLogger("dit_compile")
 
 
-class CallStep(CallContext):
+class CallStep:
     """The ``step`` that the top-level graph is called with."""
 
     def __init__(
         self,
-        graph: GraphFacts,
+        graph: GraphInfo,
         state: ModuleState,
-        position: Position,
+        branch: int,
         config: CacheConfig,
-        side: Sequence[Tensor],
+        call: Call,
         numbers: tuple[float, ...],
-        time: HostRead | None,
-        late_time: Callable[[], None],
+        outbox: Outbox,
     ) -> None:
-        super().__init__(graph, state, position, config, side, numbers)
-        self._time = time
-        self._late_time = late_time
+        policy, forecaster = POLICIES.instance(config.policy), FORECASTERS.instance(config.forecast)
+        self._facts = CallFacts(graph, state, branch, config, policy, forecaster, call, numbers, outbox)
+        self._ends_history = policy.ends_history and config.residual_diff_threshold < 1  # from 1 on nobody looks
+        self._look_at_state()
 
     def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
         """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
-        places = self.graph.rows[region]
-        if not self.config.enabled:
-            return RegionCall(self, [Group(region, WHOLE, Verdict(False, "disabled"))], places)
-        if self.policy.lagged and region == 0:
+        facts = self._facts
+        config, places = facts.config, facts.graph.rows[region]
+        if facts.policy.lagged and region == 0 and config.enabled:
             self._look_at_last_call()
-        decision = self.config.batch_decision if places is not None else "one"
-        rows = [WHOLE] if decision == "one" else row_groups(decision, value.shape[0])
-        groups = [self._group(region, i, part, entry, value) for i, part in enumerate(rows)]
-        undecided = [group for group in groups if group.verdict is None]
+        divided = config.batch_decision != "one" and places is not None and config.enabled
+        rows: Sequence[Rows] = row_groups(config.batch_decision, value.shape[0]) if divided else (WHOLE,)
+        decisions = [self._begin(region, number, part, entry, value) for number, part in enumerate(rows)]
+        undecided = [decision for decision in decisions if decision.verdict is None]
         if undecided:
             self._decide_with_data(undecided)
-        for group in groups:
-            self._measure(group)
-        return RegionCall(self, groups, places)
+        if config.enabled:
+            for decision in decisions:
+                self._measure(decision)
+        return RegionCall(facts, decisions, places)
 
-    def _group(self, region: int, number: int, rows: Rows, entry: Tensor | None, value: Tensor) -> Group:
+    def _look_at_state(self) -> None:
+        state = self._facts.state
+        assert state.generation is not None
+        self._step: int = state.clock.step
+        self._points: list[int] = state.clock.times.points
+        self._generation: GenerationStats = state.generation
+
+    def _begin(self, region: int, number: int, rows: Rows, entry: Tensor | None, value: Tensor) -> Decision:
         """The rows that decide together, with their verdict if it needs no number from the device."""
+        facts = self._facts
+        place = (facts.graph.frame, region, facts.branch, number)
+        slots = facts.state.slots.get(place)
+        if slots is None:  # not setdefault: it would make a new one at every call
+            slots = facts.state.slots[place] = Slots()
         if rows is not WHOLE:
             value, entry = rows.of(value), rows.of(entry) if entry is not None else None
-        group = Group(region, rows, None, number)
-        slots = self.slots(group)
-        key = (*layout(value), self.position.shapes, self.graph.signature)
+        key = (
+            value.shape, value.dtype, value.device, torch.is_inference_mode_enabled(), facts.call.shapes,
+            facts.graph.signature,
+        )  # fmt: skip
+        if not facts.config.enabled:
+            return Decision(region, number, rows, slots, key, value, entry, Verdict(False, "disabled"))
         if slots.key is not None and slots.key != key:
             same_code = slots.key[-1] == key[-1]
-            slots.clear("shape_changed" if same_code else "no_snapshot")
+            slots.drop("shape_changed" if same_code else "no_snapshot")
             if not same_code:
                 slots.side = SideInputs()  # other code, other inputs
-        if slots.numbers not in (None, self.numbers):
-            slots.clear("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
-        slots.numbers = self.numbers
-        slots.key = group.key = key
-        every = self.config.downsample_factor
-        group.value = value[..., ::every] if every > 1 else value
-        group.entry = entry[..., ::every] if every > 1 and entry is not None else entry
-        group.verdict = self._verdict_without_data(group)
-        if self.policy.lagged:
-            group.diff = slots.memory.get("estimate")
-        return group
+        if slots.numbers not in (None, facts.numbers):
+            slots.drop("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
+        slots.numbers, slots.key = facts.numbers, key
+        every = facts.config.downsample_factor
+        if every > 1:
+            value, entry = value[..., ::every], entry[..., ::every] if entry is not None else None
+        decision = Decision(region, number, rows, slots, key, value, entry)
+        decision.verdict = self._verdict_without_data(decision)
+        if facts.policy.lagged:
+            decision.diff = slots.memory.get("estimate")
+        return decision
 
-    def _decide_with_data(self, groups: Sequence[Group]) -> None:
-        """One transfer for all of ``groups``, but for those that take over what another branch has measured."""
-        step = self.index
-        if self.config.cfg_decision == "shared":
-            groups = [group for group in groups if not self._take_shared(group)]
-        sums: list[Tensor] = []
-        counts: list[int | None] = []
-        for group in groups:
-            slots = self.slots(group)
-            group.residual, own = probe(group.value, group.entry, self.previous_probe(group))
-            side = slots.side.compare(self.side, group.rows)
-            counts.append(None if side is None else len(side))
-            sums += [own, *(side or ())]
-        if not groups:
-            return
-        pairs = iter(self._read(sums))
-        for group, count in zip(groups, counts, strict=True):
-            changed, before = next(pairs)
-            group.diff = changed / before if before else math.nan
-            side_diffs = [relative_change(*next(pairs)) for _ in range(count or 0)]
-            self._decide(group, step, count is not None, side_diffs)
-
-    def _decide(self, group: Group, step: int, side_known: bool, side_diffs: list[float]) -> None:
-        assert group.diff is not None
-        if self.index != step:  # a timestep that came along has begun a new generation: its warm-up comes first
-            group.verdict = self._verdict_without_data(group)
-            if group.verdict is not None:
-                return
-        self.state.diffs[self._shared_key(group)] = SharedDiff(self.index, self.position.branch, group.diff)
-        verdict = self._verdict(group, group.diff)
-        threshold = self.config.residual_diff_threshold
-        if verdict.reuse and any(map(math.isnan, side_diffs)):
-            verdict = self._non_finite(self.slots(group))
-        elif verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
-            verdict = Verdict(False, "input_changed")
-        group.verdict = verdict
-
-    def _shared_key(self, group: Group) -> tuple[int, int, int]:
-        return (self.graph.frame, group.region, group.number)
-
-    def _take_shared(self, group: Group) -> bool:
-        shared = self.state.diffs.get(self._shared_key(group))
-        if shared is None or shared.step != self.index or shared.branch == self.position.branch:
-            return False
-        group.diff = shared.diff
-        group.verdict = self._verdict(group, shared.diff)
-        return True
-
-    def _measure(self, group: Group) -> None:
-        """Measures what the policy will want to compare with at a later step."""
-        policy, verdict = self.policy, group.verdict
-        assert verdict is not None
-        slots = self.slots(group)
-        slots.key = group.key
-        if policy.lagged:
-            previous = self.previous_probe(group)
-            group.residual, sums = probe(group.value, group.entry, previous)
-            if previous is not None and slots.ring:
-                self.measured.append(Measured(slots, sums, self._since(slots)))
-        elif group.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            previous = self.previous_probe(group) if slots.ring and not verdict.reuse and self._ends_history() else None
-            group.residual, sums = probe(group.value, group.entry, previous)
-            if previous is not None:  # nobody waits for it now; the next call looks whether this step was a jump
-                slots.unseen = Unseen(self.checks.add([*sums]), self.index)
-
-    def _look_at_last_call(self) -> None:
-        """Tells the policy what was measured in the last call of this branch."""
-        measured, read = self.state.measured.pop((self.graph.frame, self.position.branch), ((), None))
-        if read is None:
-            return
-        self.generation.host_reads += not read.ready()
-        values = read.values()[: 2 * len(measured)]
-        pairs = zip(values[::2], values[1::2], strict=True)
-        diffs = [changed / before if before else math.nan for changed, before in pairs]
-        for one, diff in zip(measured, diffs, strict=True):
-            one.slots.memory.update(diff=diff, span=one.steps, mean=sum(diffs) / len(diffs))
-
-    def _since(self, slots: Slots) -> int:
-        """Steps since the last computed one."""
-        return self.index - slots.ring[-1].step if slots.ring else 0
-
-    def _view(self, group: Group) -> StepView:
-        slots = self.slots(group)
-        return StepView(
-            self.index, slots.cached, slots.run, group.region, self.graph.regions, slots.memory, self._since(slots)
-        )
-
-    def _end_history(self, slots: Slots, step: int) -> None:
-        """At a jump: the snapshots of before ``step`` would spoil every forecast after it. Warms up as a generation
-        does when it begins."""
-        slots.drop_before(step)
-        slots.warm_from = step + self.config.warmup_steps
-
-    def _ends_history(self) -> bool:
-        return self.policy.ends_history and self.config.residual_diff_threshold < 1  # from 1 on nobody looks
-
-    def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:
-        """At the last step that had to be computed whatever had changed."""
-        unseen = slots.unseen
-        if unseen is None or not (wait or unseen.sums.checks.ready()):
-            return
-        slots.unseen = None
-        self.generation.host_reads += not unseen.sums.checks.ready()
-        changed, before = unseen.sums.values()
-        if before and math.isfinite(changed / before) and slots.is_jump(changed / before):
-            self._end_history(slots, unseen.step)
-
-    def _verdict_without_data(self, group: Group) -> Verdict | None:
+    def _verdict_without_data(self, decision: Decision) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
-        slots = self.slots(group)
-        self._look_for_jump(slots, wait=False)
+        slots, policy = decision.slots, self._facts.policy
+        if slots.measured is not None:
+            self._look_for_jump(slots, wait=False)
         if not slots.ring:
             return Verdict(False, slots.emptied)
-        if not self._learn(group) or (self.policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0))):
+        decision.view = StepView(
+            self._step, slots.cached, slots.run, decision.region, len(self._facts.graph.rows), slots.memory,
+            self._step - slots.ring[-1].step,
+        )  # fmt: skip
+        if slots.change is not None and not self._learn(decision):
             return self._non_finite(slots)
-        verdict = self._ask(self.policy.before, self._view(group), self.config)
-        if verdict is None or verdict.reuse:
+        if policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
+            return self._non_finite(slots)
+        verdict = self._ask(policy.before, decision.view, self._facts.config)
+        if slots.measured is not None and (verdict is None or verdict.reuse):
             self._look_for_jump(slots, wait=True)
-        if self.index < slots.warm_from:
+        if self._step < slots.warm_from:
             return Verdict(False, "warmup")
         if verdict is None:
-            return verdict if slots.probe is not None else Verdict(False, "no_snapshot")
-        if verdict.reuse and any(not pending.certain for pending in self.state.pending):
-            step = self.index
-            self.generation.host_reads += not all(pending.read.ready() for pending in self.state.pending)
-            self._late_time()
-            if self.index != step:
-                return self._verdict_without_data(group)
-        return self._checked(group, verdict)
+            return None if slots.probe is not None else Verdict(False, "no_snapshot")
+        if verdict.reuse and not self._facts.state.clock.is_certain():
+            step = self._step
+            self._settle()
+            if self._step != step:
+                return self._verdict_without_data(decision)
+        return self._checked(decision, verdict)
 
-    def _read(self, sums: Sequence[Tensor]) -> list[tuple[float, float]]:
-        """Waits for pairs of sums (what has changed, what there was), and for a timestep that is on its way."""
-        values = HostRead(*sums).values()
-        self.generation.host_reads += 1
-        if self._time is not None:
-            self._late_time()
-        return list(zip(values[::2], values[1::2], strict=True))
+    def _decide_with_data(self, decisions: Sequence[Decision]) -> None:
+        """One transfer for all of ``decisions``, but for those that take over what another branch has measured."""
+        facts, step = self._facts, self._step
+        if facts.config.cfg_decision == "shared":
+            decisions = [decision for decision in decisions if not self._take_shared(decision)]
+        sums: list[Tensor] = []
+        counts: list[int | None] = []
+        for decision in decisions:
+            slots = decision.slots
+            decision.residual, own = probe(decision.value, decision.entry, _previous_probe(decision))
+            side: list[Tensor] | None = []
+            if slots.side.known is None or slots.side.known.key != facts.call.side_id.key:
+                side = slots.side.compare(facts.call, decision.rows)
+            counts.append(None if side is None else len(side))
+            sums += [own, *(side or ())]
+        if not decisions:
+            return
+        values = facts.outbox.put(sums).values()
+        self._generation.host_reads += 1
+        self._settle()  # a time that came along
+        pairs = iter(zip(values[::2], values[1::2], strict=True))
+        for decision, count in zip(decisions, counts, strict=True):
+            changed, before = next(pairs)
+            decision.diff = changed / before if before else math.nan
+            side_diffs = [relative_change(*next(pairs)) for _ in range(count or 0)]
+            self._decide(decision, step, count is not None, side_diffs)
 
-    def _learn(self, group: Group) -> bool:
-        """Tells the policy by how much the last computed step changed the effect; False: it was not finite."""
-        slots = self.slots(group)
-        read, slots.change = slots.change, None
-        if read is None or not self.policy.watches_change:
-            return True
-        self.generation.host_reads += not read.ready()
-        change = relative_change(*read.values())
-        if math.isfinite(change):
-            self.policy.learn(self._view(group), self.config, change)
-        return all(map(math.isfinite, read.values()))
+    def _decide(self, decision: Decision, step: int, side_known: bool, side_diffs: list[float]) -> None:
+        assert decision.diff is not None
+        if self._step != step:  # a timestep that came along has begun a new generation: its warm-up comes first
+            decision.verdict = self._verdict_without_data(decision)
+            if decision.verdict is not None:
+                return
+        facts = self._facts
+        if facts.config.cfg_decision == "shared":
+            facts.state.diffs[self._shared_key(decision)] = SharedDiff(self._step, facts.branch, decision.diff)
+        verdict = self._verdict(decision, decision.diff)
+        threshold = facts.config.residual_diff_threshold
+        if verdict.reuse and any(map(math.isnan, side_diffs)):
+            verdict = self._non_finite(decision.slots)
+        elif verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
+            verdict = Verdict(False, "input_changed")
+        decision.verdict = verdict
 
-    def _verdict(self, group: Group, diff: float) -> Verdict:
-        slots = self.slots(group)
+    def _take_shared(self, decision: Decision) -> bool:
+        shared = self._facts.state.diffs.get(self._shared_key(decision))
+        if shared is None or shared.step != self._step or shared.branch == self._facts.branch:
+            return False
+        decision.diff = shared.diff
+        decision.verdict = self._verdict(decision, shared.diff)
+        return True
+
+    def _shared_key(self, decision: Decision) -> tuple[int, int, int]:
+        return (self._facts.graph.frame, decision.region, decision.number)
+
+    def _verdict(self, decision: Decision, diff: float) -> Verdict:
+        slots, policy = decision.slots, self._facts.policy
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             return self._non_finite(slots)
-        verdict = self._ask(self.policy.after, self._view(group), self.config, diff) or Verdict(False, "policy_error")
-        if self._ends_history() and slots.is_jump(diff) and not verdict.reuse:
-            self._end_history(slots, self.index)
-        return self._checked(group, verdict)
+        verdict = self._ask(policy.after, decision.view, self._facts.config, diff) or Verdict(False, "policy_error")
+        if self._ends_history and slots.is_jump(diff) and not verdict.reuse:
+            self._end_history(slots, self._step)
+        return self._checked(decision, verdict)
 
-    def _checked(self, group: Group, verdict: Verdict) -> Verdict:
+    def _checked(self, decision: Decision, verdict: Verdict) -> Verdict:
         """A verdict to reuse stands only if there are weights to forecast with and all snapshots are finite.
 
         The transfer of the finiteness checks began when the region was done, one step ago at least.
         """
         if not verdict.reuse:
             return verdict
-        slots = self.slots(group)
+        slots, facts, points = decision.slots, self._facts, self._points
         try:
-            points = [self.point(snapshot.step) for snapshot in slots.ring]
-            group.weights = checked_weights(self.forecaster, points, self.point(self.index), self.config)
-            if self.state.clock.repeats_times:
-                group.weights = damped(group.weights)
+            now, known = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
+            decision.weights = checked_weights(facts.forecaster, known, now, facts.config)
+            if facts.state.clock.times.repeats:
+                decision.weights = damped(decision.weights)
         except ForecastError as error:
             if self._first("forecaster_error"):
                 log.warning(
                     "dit_cache: the forecaster %r failed, such steps are computed: %s",
-                    self.config.forecast,
+                    facts.config.forecast,
                     error,
                     exc_info=error.__cause__,
                 )
             return Verdict(False, "forecaster_error")
         checks = slots.unchecked()
-        self.generation.host_reads += not all(check.checks.ready() for check in checks)
-        return verdict if all(check.passed() for check in checks) else self._non_finite(slots)
+        for check in checks:
+            if not check.ready():
+                self._generation.host_reads += 1
+                break
+        return verdict if all(check.finite() for check in checks) else self._non_finite(slots)
+
+    def _measure(self, decision: Decision) -> None:
+        """Measures what the policy will want to compare with at a later step."""
+        facts, verdict, slots = self._facts, decision.verdict, decision.slots
+        policy = facts.policy
+        assert verdict is not None
+        slots.key = decision.key
+        if policy.lagged:
+            previous = _previous_probe(decision)
+        elif decision.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
+            looks = self._ends_history and bool(slots.ring) and not verdict.reuse
+            previous = _previous_probe(decision) if looks else None
+        else:
+            return
+        decision.residual, sums = probe(decision.value, decision.entry, previous)
+        if previous is not None and slots.ring:  # nobody waits for it now; the next call looks
+            slots.measured = Measured(facts.outbox.put([sums]), self._step, self._step - slots.ring[-1].step)
+
+    def _look_at_last_call(self) -> None:
+        """Tells a lagged policy what was measured in the last call of this branch, for all regions."""
+        facts = self._facts
+        mine = [s for key, s in facts.state.slots.items() if key[0] == facts.graph.frame and key[2] == facts.branch]
+        measured = [(slots, slots.measured) for slots in mine if slots.measured is not None]
+        if measured:
+            self._generation.host_reads += not measured[-1][1].sums.ready()
+        diffs = [_ratio(one.sums) for _, one in measured]
+        for (slots, one), diff in zip(measured, diffs, strict=True):
+            slots.memory.update(diff=diff, span=one.since, mean=sum(diffs) / len(diffs))
+            slots.measured = None
+
+    def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:
+        """At the last step that had to be computed whatever had changed."""
+        measured = slots.measured
+        if measured is None or self._facts.policy.lagged or not (wait or measured.sums.ready()):
+            return
+        slots.measured = None
+        self._generation.host_reads += not measured.sums.ready()
+        diff = _ratio(measured.sums)
+        if math.isfinite(diff) and slots.is_jump(diff):
+            self._end_history(slots, measured.step)
+
+    def _end_history(self, slots: Slots, step: int) -> None:
+        """At a jump: the snapshots of before ``step`` would spoil every forecast after it. Warms up as a generation
+        does when it begins."""
+        slots.drop(before=step)
+        slots.warm_from = step + self._facts.config.warmup_steps
+
+    def _learn(self, decision: Decision) -> bool:
+        """Tells the policy by how much the last computed step changed the effect; False: it was not finite."""
+        slots, policy = decision.slots, self._facts.policy
+        read, slots.change = slots.change, None
+        if read is None or not policy.watches_change:
+            return True
+        self._generation.host_reads += not read.ready()
+        change = relative_change(*read.values())
+        if math.isfinite(change):
+            policy.learn(decision.view, self._facts.config, change)
+        return read.finite()
+
+    def _settle(self) -> None:
+        """Waits for the times that are on their way; one of them may have begun a generation."""
+        state = self._facts.state
+        if not state.clock.pending:
+            return
+        self._generation.host_reads += not all(late.ticket.ready() for late in state.clock.pending)
+        for start in state.clock.settle(wait=True):
+            state.restart(start)
+        self._look_at_state()
 
     def _ask(self, question: Callable[..., Verdict | None], *facts: Any) -> Verdict | None:
         """The policy's answer. A policy that fails costs the step that it was to judge, not the picture."""
@@ -279,21 +297,32 @@ class CallStep(CallContext):
             return question(*facts)
         except Exception:
             if self._first("policy_error"):
-                log.exception("dit_cache: the policy %r failed, such steps are computed", self.config.policy)
+                log.exception("dit_cache: the policy %r failed, such steps are computed", self._facts.config.policy)
             return Verdict(False, "policy_error")
 
     def _non_finite(self, slots: Slots) -> Verdict:
-        slots.ring.clear()  # a snapshot that is not finite would spoil every forecast it has a weight in
-        slots.memory.clear()
+        slots.drop()  # a snapshot that is not finite would spoil every forecast it has a weight in
         if self._first("non_finite"):
             log.warning(
                 "dit_cache: step %d found a probe that is NaN, infinite or all zero, or a step before it left NaN or "
                 "infinity to be reused; such steps are computed. Check latents, prompts and weights: with the cache "
                 "off (DIT_CACHE_ENABLED=0) the values are the same",
-                self.index,
+                self._step,
             )
         return Verdict(False, "non_finite")
 
     def _first(self, reason: str) -> bool:
         """Whether ``reason`` is new in this generation: said once, not at every step."""
-        return all(step.reason != reason for step in self.generation.steps)
+        return all(step.reason != reason for step in self._generation.steps)
+
+
+def _previous_probe(decision: Decision) -> Tensor | None:
+    """The probe to compare with, where there is one of this shape."""
+    known = decision.slots.probe
+    return known if known is not None and known.shape == decision.value.shape else None
+
+
+def _ratio(sums: Ticket) -> float:
+    """The relative change that a probe's two sums stand for; NaN where there was nothing."""
+    changed, before = sums.values()
+    return changed / before if before else math.nan

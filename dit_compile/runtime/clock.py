@@ -13,37 +13,23 @@ a function twice. All graphs of one function of the model are one ``frame``.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from .identity import Fingerprint, TensorId, fingerprint, matches
+from .inputs import NOTHING, Call, Identity, mean_time
+from .times import Times
+from .transfer import Outbox, Ticket
 
 MAX_BRANCHES = 4  # calls of one step that are recognised without being announced by ``cfg``
 
 
-@dataclass(frozen=True)
-class Call:
-    """The inputs of one call that the clock looks at. ``time`` is None while its value is on a device, ``context`` is
-    the pipeline's name for the call, if it has one. ``frame`` is the function of the model that is called, ``graph``
-    the one of its graphs that serves the call."""
-
-    frame: int
-    moving: list[Tensor]
-    timestep: Tensor | None
-    conditioning: list[Tensor]
-    time: float | None
-    context: str | None = None
-    graph: int = 0
-
-
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where a call stands.
 
-    ``certain`` is False when only the timestep, not yet read, can exclude a new generation. ``shapes`` are those of the
-    conditioning: a branch whose prompt changes its length cannot go on with its snapshots. ``left`` is known when a
+    ``certain`` is False when only the timestep, not yet read, can exclude a new generation. ``left`` is known when a
     step begins, for only then is the one before it complete. Snapshots from before ``settled`` are another prompt's.
     """
 
@@ -51,15 +37,16 @@ class Position:
     branch: int
     new_generation: bool
     certain: bool
-    shapes: tuple[object, ...] = ()
     new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
     left: tuple[tuple[int, int], ...] = ()  # (frame, branch) of the step before last that the last step did without
     settled: int | None = None  # at this step another prompt took over, as is known only now
+    restarts: tuple[int, ...] = ()  # steps that began a generation, as their times tell only now, one after the other
+    waited: bool = False  # for the time
 
 
 @dataclass
 class _Branch:
-    conditioning: Fingerprint = ()
+    prompt: Identity = NOTHING
     stable: bool = False  # seen with the same conditioning at two steps
     context: str | None = None  # None also for the very first call: the name was said before anybody listened
     since: int = 0  # the step at which this conditioning was first seen
@@ -67,16 +54,17 @@ class _Branch:
 
     def has_prompt_of(self, call: Call) -> bool:
         named_alike = self.context == call.context or self.context is None or call.context is None
-        return named_alike and matches(self.conditioning, call.conditioning)
+        return named_alike and self.prompt.key == call.prompt_id.key
 
 
 @dataclass
-class _Times:
-    """The timesteps of one generation."""
+class LateTime:
+    """A time on its way to the host, and the step of its call."""
 
-    first: float | None = None
-    last: float | None = None
-    moves: int = 0
+    step: int
+    branch_call: bool
+    certain: bool  # False: only this time can tell whether the call began a generation
+    ticket: Ticket
 
 
 @dataclass
@@ -84,26 +72,52 @@ class Clock:
     """Counts the steps of one module in one session."""
 
     step: int = -1
-    points: list[int] = field(default_factory=list)  # of each step: how many other times came before it
-    direction: int = 0  # -1 when timesteps fall, +1 when they rise; learnt once, kept over generations
-    _times: _Times = field(default_factory=_Times)
+    times: Times = field(default_factory=Times)
+    pending: deque[LateTime] = field(default_factory=deque)
     _branches: dict[int, _Branch] = field(default_factory=dict)
     _seen: dict[int, dict[int, int]] = field(default_factory=dict)  # branches of this step -> frame -> its graph
     _seen_before: dict[int, dict[int, int]] = field(default_factory=dict)  # of the last step
-    _moving: Fingerprint = ()
-    _timestep: TensorId | None = None
+    _moving: Identity = NOTHING
+    _timestep: Identity | None = None
     _shape: tuple[tuple[torch.Size, torch.dtype], ...] = ()
     _calls: int = 0
     _trust_latents: bool = True
     _lasting: set[int] = field(default_factory=set)  # frames whose prompts were seen to last, kept over generations
 
-    @property
-    def repeats_times(self) -> bool:
-        """Whether steps of this generation have had one time, as those of a solver that evaluates twice have."""
-        return bool(self.points) and self.points[-1] < len(self.points) - 1
+    def place(self, call: Call, outbox: Outbox, *, cfg: str | int, num_steps: int | None) -> Position:
+        """Places ``call`` and remembers it. A time that is on a device travels in ``outbox``; where nothing else can
+        place the call, the host waits for it."""
+        restarts = self.settle(wait=False) if self.pending else []
+        waited = call.time is None and self.needs_time(call, cfg=cfg)
+        if waited:
+            restarts += self.settle(wait=True)
+            call.time = outbox.put([mean_time(call.timestep)]).values()[0]  # type: ignore[arg-type]
+        before = self.step
+        position = self.tick(call, cfg=cfg, num_steps=num_steps)
+        if call.time is None and call.timestep is not None:
+            ticket = outbox.put([mean_time(call.timestep)])
+            branch_call = position.step == before and not position.new_generation
+            self.pending.append(LateTime(position.step, branch_call, position.certain, ticket))
+        return position._replace(restarts=tuple(restarts), waited=waited) if restarts or waited else position
+
+    def is_certain(self) -> bool:
+        """Whether no time that is on its way can tell that a generation has begun."""
+        return not self.pending or all(late.certain for late in self.pending)
+
+    def settle(self, *, wait: bool) -> list[int]:
+        """Takes in the times that have arrived (with ``wait``: all of them) and returns the steps that began a
+        generation, each counted as those before it have left it: that step is step 0 now."""
+        restarts = []
+        while self.pending and (wait or self.pending[0].ticket.ready()):
+            late = self.pending.popleft()
+            if self.late_time(late.step, late.branch_call, late.ticket.values()[0]):
+                restarts.append(late.step)
+                for other in self.pending:
+                    other.step -= late.step
+        return restarts
 
     def tick(self, call: Call, *, cfg: str | int, num_steps: int | None) -> Position:
-        """Places ``call`` and remembers it."""
+        """``place`` for a call whose time is known, or will be told by ``late_time``."""
         reshaped = self._is_reshaped(call)
         known = self._known_branch(call)
         same_step = self.step >= 0 and self._is_same_step(call, known, cfg)
@@ -116,18 +130,14 @@ class Clock:
             self.step += 1
             left = self._turn_page()
             known = self._known_branch(call)
-            again = self.step > 0 and call.time is not None and call.time == self._times.last
-            self.points.append(self.points[-1] + (not again) if self.points else 0)
-            if call.time is not None:
-                self._observe(call.time)
+            self.times.begin_step(call.time)
         branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
         changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
         lasts = call.frame in self._lasting
         new_prompt = changed and (holder.stable or lasts or holder.context != call.context)  # type: ignore[union-attr]
         settled = self._remember(call, branch)
-        shapes = tuple(tensor.shape for tensor in call.conditioning)
-        return Position(self.step, branch, new_generation, certain, shapes, new_prompt, left, settled)
+        return Position(self.step, branch, new_generation, certain, new_prompt, left, settled)
 
     def needs_time(self, call: Call, *, cfg: str | int) -> bool:
         """Whether nothing but the time, not yet known, can place ``call``: its shapes or its graph are others than
@@ -145,19 +155,14 @@ class Clock:
         ``branch_call`` says that the call was placed as a further branch of a step because it had the same latents.
         """
         if branch_call:
-            if self._times.last is not None and time != self._times.last:
+            if self.times.last is not None and time != self.times.last:
                 self._trust_latents = False  # the caller repeats one latents object over several steps
             return False
-        jumped = step > 0 and self._jumped(time)
+        jumped = self.times.late(step, time)
         if jumped:
-            self._times = _Times()
             self.step -= step
-            self.points = [point - self.points[step] for point in self.points[step:]]
             for facts in self._branches.values():
                 facts.since -= step
-        elif step > 0 and time == self._times.last:
-            self.points[step:] = [point - 1 for point in self.points[step:]]
-        self._observe(time)
         return jumped
 
     def _known_branch(self, call: Call) -> int | None:
@@ -177,30 +182,30 @@ class Clock:
         return call.frame in self._seen.get(branch, ())
 
     def _is_reshaped(self, call: Call) -> bool:
-        return self._shape != _shape(call)
+        return self._shape != call.shape
 
     def _is_of_same_size(self, call: Call) -> bool:
         """Whether the latents have the shape of those before, apart from the batch."""
-        return [shape[1:] for shape, _ in self._shape] == [shape[1:] for shape, _ in _shape(call)]
+        return [shape[1:] for shape, _ in self._shape] == [shape[1:] for shape, _ in call.shape]
 
     def _is_same_step(self, call: Call, known: int | None, cfg: str | int) -> bool:
         if cfg == "none":
             return False
         if isinstance(cfg, int):
             return self._calls < cfg
-        same_time = None if call.time is None else call.time == self._times.last
+        same_time = None if call.time is None else call.time == self.times.last
         if same_time is False:
             return False
         if known is not None and self._is_served(known, call):
             # the same prompt again is the next step, unless another graph computes it at the same time: layers skipped
             return bool(same_time) and self._seen[known][call.frame] != call.graph and self._is_of_same_size(call)
         if len(self._seen) >= MAX_BRANCHES:
-            if matches(self._moving, call.moving):
+            if self._moving.key == call.moving_id.key:
                 self._trust_latents = False  # what was taken for the latents does not change from step to step
             return False
-        if self._trust_latents and self._moving and matches(self._moving, call.moving):
+        if self._trust_latents and call.moving and self._moving.key == call.moving_id.key:
             return True
-        if self._timestep is not None and call.timestep is not None and self._timestep.is_same(call.timestep):
+        if call.timestep_id is not None and self.timestep is not None and call.timestep_id.key == self.timestep.key:
             return True
         names = {self._branches[branch].context for branch in self._seen}
         if call.context is not None and call.context not in names and names != {None}:
@@ -220,7 +225,7 @@ class Clock:
         if num_steps is not None and self.step + 1 >= num_steps:
             return True, True
         if call.time is not None:
-            return self._jumped(call.time), True
+            return self.times.jumped(call.time), True
         prompt_changed = any(facts.stable for facts in self._branches.values()) and not any(
             facts.has_prompt_of(call) for facts in self._branches.values()
         )
@@ -228,31 +233,11 @@ class Clock:
             return prompt_changed or (reshaped and known is None), True
         return False, known is not None and bool(call.conditioning)
 
-    def _jumped(self, time: float) -> bool:
-        """Whether ``time`` cannot follow the timesteps so far: back at the start, or against their direction."""
-        first, last = self._times.first, self._times.last
-        if first is None or last is None:
-            return False
-        if time == first:
-            return True
-        return self.direction != 0 and (time - last) * self.direction < 0
-
-    def _observe(self, time: float) -> None:
-        times = self._times
-        if times.last is not None and time != times.last:
-            times.moves += 1
-            if times.moves == 1 and self.direction == 0:
-                self.direction = 1 if time > times.last else -1
-        times.first = time if times.first is None else times.first
-        times.last = time
-
     def end(self) -> None:
         """The generation is over: the next call begins another, whatever its time."""
-        if self._times.moves < 2:
-            self.direction = 0  # one move proves nothing: it may have been two runs of one step each
         self.step = -1
-        self.points = []
-        self._times = _Times()
+        self.times.end()
+        self.pending.clear()
         self._branches.clear()
         self._seen, self._seen_before = {}, {}
 
@@ -285,16 +270,8 @@ class Clock:
         else:
             if holder is not None and holder.took_over:
                 self._lasting.discard(call.frame)  # twice in a row: new tensors at every step
-            prompt = fingerprint(call.conditioning)
-            self._branches[branch] = _Branch(prompt, False, call.context, self.step, holder is not None)
+            self._branches[branch] = _Branch(call.prompt_id, False, call.context, self.step, holder is not None)
         self._seen.setdefault(branch, {})[call.frame] = call.graph
-        self._moving = fingerprint(call.moving)
-        self._timestep = TensorId(call.timestep) if call.timestep is not None else None
-        self._shape = _shape(call)
+        self._moving, self.timestep, self._shape = call.moving_id, call.timestep_id, call.shape
         self._calls += 1
         return settled
-
-
-def _shape(call: Call) -> tuple[tuple[torch.Size, torch.dtype], ...]:
-    """Of the latents."""
-    return tuple((tensor.shape, tensor.dtype) for tensor in call.moving)

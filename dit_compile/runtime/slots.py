@@ -1,4 +1,9 @@
-"""The state of one region in one branch: a ring of snapshots, the last probe, counters."""
+"""What one region keeps of one branch: a ring of snapshots, the last probe, counters.
+
+A snapshot is what the region did at one computed step, stored in the model's dtype or in fewer bits
+(``snapshot_dtype``). Snapshots leave in two ways: a new one takes the place of the oldest (``Slots.store``), or
+something has made them useless (``Slots.drop``).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +17,93 @@ import torch
 from torch import Tensor
 
 from ..kernels.probe import probe
+from ..kernels.storage import FLOAT8, narrower
+from ..kernels.store import store_residual, store_scaled
 from ..kernels.weighted_sum import weighted_sum
 from .budget import Share
-from .finite import Check, FiniteChecks
-from .host_read import HostRead
-from .side_inputs import SideInputs
-from .snapshot import Snapshot, Stored
+from .inputs import SideInputs
+from .transfer import Outbox, Ticket, total
 
 JUMP = 4.0  # ordinary generations stay below it; see benchmarks/jumps.py
+_DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
+
+
+def stored_dtype(dtype: torch.dtype, setting: str) -> torch.dtype:
+    """What a tensor of ``dtype`` is stored in: the setting's dtype where that takes fewer bits, else its own."""
+    chosen = _DTYPES.get(setting, dtype)
+    return chosen if narrower(chosen, dtype) else dtype
+
+
+def snapshot_bytes(values: Sequence[Tensor], setting: str) -> int:
+    """Bytes that a snapshot of ``values`` takes, scales included."""
+    return sum(stored_bytes(value.numel(), value.dtype, setting) for value in values)
+
+
+def stored_bytes(count: int, dtype: torch.dtype, setting: str) -> int:
+    """The same for one tensor of ``count`` elements."""
+    return count * stored_dtype(dtype, setting).itemsize + torch.float32.itemsize * _is_scaled(dtype, setting)
+
+
+def _is_scaled(dtype: torch.dtype, setting: str) -> bool:
+    return stored_dtype(dtype, setting) == FLOAT8 != dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """One value of a snapshot: ``data``, to be multiplied by ``scale`` where there is one (kernels/storage.py).
+
+    ``data`` is contiguous, ``scale`` a float32 tensor of shape () beside it, so that the host reads no number.
+    """
+
+    data: Tensor
+    scale: Tensor | None = None
+
+    @classmethod
+    def room(cls, value: Tensor, setting: str) -> Stored:
+        """Uninitialised memory for a tensor like ``value``."""
+        data = torch.empty(value.shape, dtype=stored_dtype(value.dtype, setting), device=value.device)
+        scaled = _is_scaled(value.dtype, setting)
+        return cls(data, torch.empty((), dtype=torch.float32, device=value.device) if scaled else None)
+
+    def write(self, value: Tensor, base: Tensor | None) -> None:
+        """Stores ``value - base``."""
+        if self.scale is None:
+            store_residual(self.data, value, base)
+        else:
+            store_scaled(self.data, self.scale, value, base)
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """The numbers in ``dtype``: a new tensor, unless they are stored so."""
+        if self.scale is None:
+            return self.data.to(dtype)
+        return (self.data.to(torch.float32) * self.scale).to(dtype)
+
+    def total(self) -> Tensor:
+        """A number that is finite if all that is stored is (see ``transfer.total``)."""
+        if self.scale is None:
+            return total(self.data)
+        return total(self.data.to(torch.float32)) + self.scale
+
+    def nbytes(self) -> int:
+        tensors = [self.data] if self.scale is None else [self.data, self.scale]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass
+class Snapshot:
+    """What the region did at one computed step: for each value that leaves it the residual, or the value itself."""
+
+    step: int
+    values: list[Stored]
+    check: Ticket | None = None  # whether they are finite, until that is known
+
+    def fits(self, values: Sequence[Tensor], setting: str) -> bool:
+        """Whether ``values`` would be stored in these dtypes (their shapes are those of the ring)."""
+        wanted = [stored_dtype(value.dtype, setting) for value in values]
+        return [stored.data.dtype for stored in self.values] == wanted
+
+    def nbytes(self) -> int:
+        return sum(stored.nbytes() for stored in self.values)
 
 
 class Output(NamedTuple):
@@ -30,16 +114,17 @@ class Output(NamedTuple):
     dtype: torch.dtype
 
 
-class Unseen(NamedTuple):
-    """The probe's two sums at a step that was computed without asking for them."""
+class Measured(NamedTuple):
+    """The probe's two sums at a step that did not wait for them."""
 
-    sums: Check
+    sums: Ticket
     step: int
+    since: int = 0  # steps from the one that it was compared with
 
 
 @dataclass(eq=False)
 class Slots:
-    """State of one (graph, region, branch).
+    """State of one (frame, region, branch, group of rows).
 
     Snapshots are raw, oldest first, at most as many as the forecaster weighs; a new one is written into the memory of
     the oldest. ``outputs`` describe the region's real outputs, so that a forecast can take exactly their place.
@@ -55,24 +140,39 @@ class Slots:
     cached: int = 0
     run: int = 0
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
-    change: HostRead | None = None  # of the effect, at the last computed step
-    bases: Check | None = None  # whether what a forecast was added to is finite, until that is known
-    unseen: Unseen | None = None
+    change: Ticket | None = None  # of the effect, at the last computed step
+    bases: Ticket | None = None  # whether what a forecast was added to is finite, until that is known
+    measured: Measured | None = None  # what the next call will look at
     share: Share | None = None
     diffs: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # last measured
     warm_from: int = 0  # the step at which the warm-up after a jump is over
     numbers: tuple[float, ...] | None = None  # Python numbers that the model was given with the last call
 
-    def clear(self, why: str = "no_snapshot") -> None:
-        """Frees the tensors; counters stay, for they belong to the generation. ``why`` will be the reason of the next
-        step, which must be computed, unless there was nothing left to free."""
+    def drop(self, why: str = "no_snapshot", before: int | None = None) -> None:
+        """Frees the snapshots of steps before step ``before`` (None: all). With the last snapshot everything goes but
+        the counters, which belong to the generation; the next step must then be computed, and ``why`` is its reason,
+        unless there was nothing to free."""
+        if before is not None:
+            kept = [snapshot for snapshot in self.ring if snapshot.step >= before]
+            if kept:
+                self.ring = kept
+                return
         self.emptied = why if self.ring else self.emptied
         self.key, self.probe = None, None
-        self.ring.clear()
-        self.outputs.clear()
+        self.ring = []
+        self.outputs = []
         self.side.clear()
         self.memory.clear()
-        self.change, self.bases, self.unseen, self.share = None, None, None, None
+        self.change, self.bases, self.measured, self.share = None, None, None, None
+
+    def restart(self, start: int) -> None:
+        """Step ``start`` turns out to be step 0 of a generation."""
+        self.drop(before=start)
+        for snapshot in self.ring:
+            snapshot.step -= start
+        self.memory.clear()
+        self.cached, self.run = 0, 0
+        self.warm_from = max(self.warm_from - start, 0)
 
     def is_jump(self, diff: float) -> bool:
         """Whether ``diff``, the change since the last computed step, is out of family: as much as there was (1), or
@@ -90,12 +190,12 @@ class Slots:
         values: Sequence[Tensor],
         bases: Sequence[Tensor | None],
         dtype: str = "model",
-        checks: FiniteChecks | None = None,
+        outbox: Outbox | None = None,
         *,
         again: bool = False,
     ) -> None:
         """Takes a snapshot of ``values - bases`` (``values`` where there is no base); ``dtype`` is ``snapshot_dtype``,
-        ``checks`` will know whether it is finite.
+        ``outbox`` takes the question whether it is finite.
 
         ``again``: the newest snapshot is of the same time and gives way, for two points of one time give no slope.
         Snapshots in other dtypes than the new one, of before a change of the setting, go.
@@ -111,18 +211,18 @@ class Slots:
             room = [Stored.room(value, dtype) for value in values]
         for stored, value, base in zip(room, values, bases, strict=True):
             stored.write(value, base)
-        check = None if checks is None else checks.add([stored.total() for stored in room])
+        check = None if outbox is None else outbox.put([stored.total() for stored in room])
         self.ring.append(Snapshot(step, room, check))
         self.outputs = [Output(value.shape, value.stride(), value.dtype) for value in values]
         self.emptied = "no_snapshot"
 
-    def watch_change(self) -> None:
-        """Starts to read how much the two newest snapshots differ (all streams taken together)."""
+    def watch_change(self, outbox: Outbox) -> None:
+        """Puts into ``outbox`` how much the two newest snapshots differ (all streams taken together)."""
         self.change = None
         if len(self.ring) >= 2:
             both = zip(self.ring[-2].values, self.ring[-1].values, self.outputs, strict=True)
             sums = [probe(new.read(out.dtype), None, old.read(out.dtype))[1] for old, new, out in both]
-            self.change = HostRead(torch.stack(sums).sum(0))
+            self.change = outbox.put([torch.stack(sums).sum(0)])
 
     def room(self, rows: int | None = None) -> list[Tensor]:
         """Uninitialised tensors that lie in memory as the region's real outputs do, of ``rows`` rows where given."""
@@ -153,7 +253,7 @@ class Slots:
             weighted_sum(base, [one.data for one in stored], [weight for weight, _ in terms], out, scales)
         return outs
 
-    def unchecked(self) -> list[Check]:
+    def unchecked(self) -> list[Ticket]:
         """What must be known to be finite before anything here is reused; asked once.
 
         The snapshots must. Of what the last forecast was added to, nothing is kept: it is not waited for.
@@ -161,22 +261,10 @@ class Slots:
         checks = [snap.check for snap in self.ring if snap.check is not None]
         for snap in self.ring:
             snap.check = None
-        if self.bases is not None and self.bases.checks.ready():
+        if self.bases is not None and self.bases.ready():
             checks.append(self.bases)
             self.bases = None
         return checks
-
-    def forget_before(self, step: int) -> None:
-        """Makes ``step`` step 0: what was stored before it goes."""
-        self.drop_before(step)
-        self.ring = [Snapshot(snap.step - step, snap.values, snap.check) for snap in self.ring]
-        self.memory.clear()
-
-    def drop_before(self, step: int) -> None:
-        """Frees the snapshots of steps before ``step``, and everything where none is left."""
-        self.ring = [snap for snap in self.ring if snap.step >= step]
-        if not self.ring:
-            self.clear()
 
     def nbytes(self) -> int:
         return sum(snap.nbytes() for snap in self.ring) + self.nbytes_besides_snapshots()

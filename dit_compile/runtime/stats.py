@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..config import CacheConfig
-from .stopwatch import Stopwatch
 
 
-@dataclass
+class Stopwatch:
+    """Runs from construction to ``stop()``. On a GPU it records two events; nothing waits for the device."""
+
+    __slots__ = ("_begin", "_end", "_seconds", "_started", "_stream")
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._begin = torch.cuda.Event(enable_timing=True)
+            self._end = torch.cuda.Event(enable_timing=True)
+            self._stream = torch.cuda.current_stream(device)
+            self._begin.record(self._stream)
+        else:
+            self._started = time.perf_counter()
+
+    def stop(self) -> Stopwatch:
+        if self._stream is not None:
+            self._end.record(self._stream)
+        else:
+            self._seconds = time.perf_counter() - self._started
+        return self
+
+    def ready(self) -> bool:
+        """Whether ``seconds`` returns without waiting for the device."""
+        return self._stream is None or self._end.query()
+
+    def seconds(self) -> float:
+        if self._stream is None:
+            return self._seconds
+        self._end.synchronize()
+        return self._begin.elapsed_time(self._end) / 1000
+
+
+@dataclass(slots=True)
 class StepStats:
     """One decision: one region of one branch at one step.
 
     ``index`` counts the steps of the generation from 0, ``diff`` is the measured relative change or None where the
-    decision needed none. ``reason`` is a code from the README's table ("warmup", "threshold", "hit", ...).
+    decision needed none. ``reason`` is a code from the README's table ("warmup", "threshold", "hit", ...). ``seconds``
+    is the time of the region or of its forecast; 0 until it is known (see ``GenerationStats.settle``).
     """
 
     index: int
@@ -25,13 +62,7 @@ class StepStats:
     diff: float | None = None
     region: int = 0
     rows: int = 0  # with batch_decision=halves or rows: which half, which row
-    stopwatch: Stopwatch | None = field(default=None, repr=False)
-    share: float = field(default=1.0, repr=False)  # of the time, where several groups of rows ran together
-
-    @property
-    def seconds(self) -> float:
-        """Time of the region or of its forecast."""
-        return self.stopwatch.seconds() * self.share if self.stopwatch is not None else 0.0
+    seconds: float = field(default=0.0, repr=False)
 
 
 @dataclass
@@ -54,6 +85,29 @@ class GenerationStats:
     bytes_wanted: int = 0
     host_reads: int = 0
     ended: bool = False
+    _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
+
+    def record(self, step: StepStats, watch: Stopwatch, parts: int = 1) -> None:
+        """Adds ``step``, one of ``parts`` that ``watch`` has timed together."""
+        self.steps.append(step)
+        self._timing.append((step, watch, parts))
+        self.settle()
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Turns stopwatches into seconds, so that no event of a GPU is kept longer than it takes to happen."""
+        while self._timing:
+            try:
+                step, watch, parts = oldest = self._timing.popleft()
+            except IndexError:  # another thread, which reads the statistics, was faster
+                return
+            if not (wait or watch.ready()):
+                self._timing.appendleft(oldest)
+                return
+            step.seconds = watch.seconds() / parts
+
+    def successor(self) -> GenerationStats:
+        """Those of the next generation, empty. Steps that are moved there may still wait for their seconds."""
+        return GenerationStats(self.module, self.session, self.config, self.clock, _timing=self._timing)
 
     @property
     def reused(self) -> int:
@@ -69,6 +123,7 @@ class GenerationStats:
 
     def seconds_saved(self) -> float:
         """Reused steps times the mean time of a computed region, less the time of the forecasts (per region)."""
+        self.settle(wait=True)
         saved = 0.0
         for region in {step.region for step in self.steps}:
             here = [step for step in self.steps if step.region == region]

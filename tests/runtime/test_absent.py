@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from toys import Glue, Prompted, build, compile_toy, latents
 
 import dit_compile
-from dit_compile.runtime.clock import Call, Clock
+from dit_compile.runtime.clock import Clock
+from dit_compile.runtime.inputs import Call
 
 ALWAYS = {"warmup_steps": 2, "residual_diff_threshold": 1.0, "max_continuous_cached_steps": -1}
 POLICIES = pytest.mark.parametrize("policy", ["dbcache", "interval", "dbprune"])
@@ -22,7 +23,7 @@ POLICIES = pytest.mark.parametrize("policy", ["dbcache", "interval", "dbprune"])
 def on_device(request, monkeypatch):
     """Timesteps as they are on a GPU: their values are known one call later."""
     if request.param:
-        monkeypatch.setattr("dit_compile.runtime.cached_graph.on_host", lambda tensor: False)
+        monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
 
 
 PLACES = pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"], indirect=True)

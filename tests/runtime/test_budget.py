@@ -242,7 +242,7 @@ def test_what_is_cleared_or_dies_counts_no_more():
     budget = Budget()
     first, second = filled(budget, 2, None), filled(budget, 1, None)
     assert (budget.held(), budget.wanted()) == (first.nbytes() + second.nbytes(), 3 * 64)
-    first.clear()
+    first.drop()
     assert budget.held() == 64
     del second
     gc.collect()

@@ -10,8 +10,9 @@ from registry import registered
 
 import dit_compile
 from dit_compile.api import table
-from dit_compile.runtime.clock import Call, Clock
-from dit_compile.runtime.host_read import HostRead
+from dit_compile.runtime.clock import Clock
+from dit_compile.runtime.inputs import Call
+from dit_compile.runtime.transfer import Parcel
 
 
 class Loop:
@@ -86,8 +87,8 @@ def flux():
 
 @pytest.fixture
 def on_a_device(monkeypatch):
-    monkeypatch.setattr("dit_compile.runtime.cached_graph.on_host", lambda tensor: False)
-    monkeypatch.setattr(HostRead, "ready", lambda self: False)
+    monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+    monkeypatch.setattr(Parcel, "ready", lambda self: False)
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit_compile.runtime.clock import Call, Clock
+from dit_compile.runtime.clock import Clock
+from dit_compile.runtime.inputs import Call
 
 
 def latents(tokens=4):
@@ -430,17 +431,17 @@ def test_steps_of_one_time_are_one_point_for_forecasts():
     host, prompt = Pipeline(), torch.zeros(1)
     for time in times:
         host.call(latents(), stamp(time), prompt)
-    assert host.clock.points == [0, 1, 1, 2, 2, 3] and host.clock.repeats_times
+    assert host.clock.times.points == [0, 1, 1, 2, 2, 3] and host.clock.times.repeats
     late, kept = Clock(), []
     for step, time in enumerate(times):
         kept.append((x := latents(), t := stamp(time)))
         late.tick(Call(0, [x], t, [prompt], None), cfg="auto", num_steps=None)
         assert not late.late_time(step, False, float(time))
-    assert late.points == host.clock.points
+    assert late.times.points == host.clock.times.points
 
 
 def test_each_time_is_a_point():
     pipe, prompt = Pipeline(), torch.zeros(1)
     for time in FALLING:
         pipe.call(latents(), stamp(time), prompt)
-    assert pipe.clock.points == list(range(len(FALLING))) and not pipe.clock.repeats_times
+    assert pipe.clock.times.points == list(range(len(FALLING))) and not pipe.clock.times.repeats

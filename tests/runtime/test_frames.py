@@ -8,7 +8,8 @@ from toys import Prompted, build, compile_toy, latents, timestep_embedding
 
 import dit_compile
 from dit_compile.runtime import earlier_frame
-from dit_compile.runtime.cached_graph import CachedGraph, _mean
+from dit_compile.runtime.graph import CachedGraph
+from dit_compile.runtime.inputs import mean_time
 
 MASK = {"policy": "mask", "step_mask": "11010101", "forecast": "reuse", "warmup_steps": 0}
 TIMES = [900.0 - 100 * i for i in range(8)]
@@ -34,7 +35,7 @@ def served(monkeypatch):
 def test_a_step_of_calls_of_other_batch(device_times, monkeypatch):
     """Skip layer guidance: two samples, then one of them alone with a part of the model left out."""
     if device_times:
-        monkeypatch.setattr("dit_compile.runtime.cached_graph.on_host", lambda tensor: False)
+        monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
     plain = build(Prompted, depth=6)
     model = compile_toy(plain, **MASK)
     both = latents(2, 3, seed=8)
@@ -160,6 +161,6 @@ def test_blocks_without_the_part_that_knows_the_time(caplog):
 def test_times_of_frames():
     """The mean falls where frames run ahead of each other, and is exact where all times are equal."""
     rows = [[999.0, 999.0, 999.0], [700.0, 999.0, 999.0], [400.0, 700.0, 999.0], [0.0, 400.0, 700.0]]
-    means = [float(_mean(torch.tensor(row))) for row in rows]
+    means = [float(mean_time(torch.tensor(row))) for row in rows]
     assert means == sorted(means, reverse=True) and len(set(means)) == len(means)
-    assert float(_mean(torch.full((7,), 0.1))) == float(torch.tensor([0.1]))
+    assert float(mean_time(torch.full((7,), 0.1))) == float(torch.tensor([0.1]))

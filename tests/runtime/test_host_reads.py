@@ -5,8 +5,7 @@ import torch
 from toys import Prompted, Toy, build, compile_toy, latents
 
 import dit_compile
-from dit_compile.runtime.finite import FiniteChecks
-from dit_compile.runtime.host_read import HostRead
+from dit_compile.runtime.transfer import Parcel
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 DBCACHE = {
@@ -20,60 +19,36 @@ DBCACHE = {
 
 
 @pytest.fixture
-def reads(monkeypatch):
-    """Counts transfers begun and waited for, but for those that look for NaN in snapshots: see ``checks``."""
-    seen = {"made": 0, "waited": 0}
-    init, values = HostRead.__init__, HostRead.values
+def transfers(monkeypatch):
+    """Counts transfers, and those of them that the host waits for at once: a decision needs the numbers."""
+    seen = {"sent": 0, "waited": 0}
+    send, wait = Parcel.send, Parcel.wait
 
-    def counting_init(self, *tensors):
-        seen["made"] += not isinstance(self, CheckRead)
-        init(self, *tensors)
+    def counting_send(self):
+        seen["sent"] += 1
+        send(self)
 
-    def counting_values(self):
-        seen["waited"] += not isinstance(self, CheckRead)
-        return values(self)
+    def counting_wait(self):
+        seen["waited"] += not self.sent
+        return wait(self)
 
-    monkeypatch.setattr("dit_compile.runtime.finite.HostRead", CheckRead)
-    monkeypatch.setattr(HostRead, "__init__", counting_init)
-    monkeypatch.setattr(HostRead, "values", counting_values)
-    return seen
-
-
-class CheckRead(HostRead):
-    """The transfer of ``FiniteChecks``."""
-
-
-@pytest.fixture
-def checks(monkeypatch):
-    """Counts the transfers that look for NaN in what may be reused, and the questions to them."""
-    seen = {"made": 0, "asked": 0}
-    send, values = FiniteChecks.send, FiniteChecks.values
-
-    def counting_send(self, others=()):
-        seen["made"] += bool(self._sums)
-        return send(self, others)
-
-    def counting_values(self, start, stop):
-        seen["asked"] += 1
-        return values(self, start, stop)
-
-    monkeypatch.setattr(FiniteChecks, "send", counting_send)
-    monkeypatch.setattr(FiniteChecks, "values", counting_values)
+    monkeypatch.setattr(Parcel, "send", counting_send)
+    monkeypatch.setattr(Parcel, "wait", counting_wait)
     return seen
 
 
 @pytest.fixture
 def device_timesteps(monkeypatch):
     """Timesteps behave as if they were on a GPU that is far behind: never there until they are waited for."""
-    values = HostRead.values
+    wait, asked = Parcel.wait, []
 
     def ask(self):
-        self.asked = True
-        return values(self)
+        asked.append(self)
+        return wait(self)
 
-    monkeypatch.setattr("dit_compile.runtime.cached_graph.on_host", lambda tensor: False)
-    monkeypatch.setattr(HostRead, "ready", lambda self: getattr(self, "asked", False))
-    monkeypatch.setattr(HostRead, "values", ask)
+    monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+    monkeypatch.setattr(Parcel, "ready", lambda self: any(parcel is self for parcel in asked))
+    monkeypatch.setattr(Parcel, "wait", ask)
 
 
 @torch.no_grad()
@@ -113,18 +88,18 @@ def same(got, wanted):
         " ".join(f"{k}={v}" for k, v in value.items() if DBCACHE.get(k) != v) if isinstance(value, dict) else ""
     ),
 )
-def test_decisions_that_need_no_number_wait_for_none(options, reasons, reads):
+def test_decisions_that_need_no_number_wait_for_none(options, reasons, transfers):
     model = compile_toy(build(Toy), **options)
     generate(model, 1)
     stats = dit_compile.stats(model)[-1]
     assert {step.reason for step in stats.steps} == reasons
-    assert reads == {"made": 0, "waited": 0}
+    assert transfers == {"sent": len(TIMES), "waited": 0}  # of each step: what is kept, or was added to, is finite
     assert stats.host_reads == 0
     assert all(step.diff is None for step in stats.steps)
 
 
 @pytest.mark.parametrize("branches", [1, 2])
-def test_other_decisions_wait_once(branches, reads):
+def test_other_decisions_wait_once(branches, transfers):
     model = compile_toy(build(Prompted), **DBCACHE)
     generate(model, 1, prompts(1, branches))
     stats = dit_compile.stats(model)[-1]
@@ -132,17 +107,17 @@ def test_other_decisions_wait_once(branches, reads):
     assert {step.reason for step in stats.steps} == {"no_snapshot", "warmup", "hit", "threshold", "consecutive_limit"}
     assert {step.reason for step in asked} == {"hit", "threshold"}
     assert all((step.diff is not None) == (step.reason in ("hit", "threshold")) for step in stats.steps)
-    assert reads == {"made": len(asked), "waited": len(asked)}
+    computed = [step for step in stats.steps if step.action == "compute"]
+    assert transfers == {"sent": len(asked) + len(computed), "waited": len(asked)}
     assert stats.host_reads == len(asked) > 0
 
 
-def test_a_switched_off_cache_reads_nothing(reads):
-    model = compile_toy(build(Toy), **{**DBCACHE, "warmup_steps": 99})
-    generate(model, 1)
-    dit_compile.configure(enabled=False)
-    generate(model, 2)
+def test_a_switched_off_cache_reads_nothing(transfers):
+    model = compile_toy(build(Toy), **DBCACHE)
+    with dit_compile.session("off", enabled=False):
+        generate(model, 2)
     assert {step.reason for step in dit_compile.stats(model)[-1].steps} == {"disabled"}
-    assert reads == {"made": 0, "waited": 0}
+    assert transfers == {"sent": 0, "waited": 0}
 
 
 # --- timesteps on a device
@@ -195,21 +170,6 @@ def first_reuses(stats):
     """Steps that reuse right after a computed step of their branch."""
     reused = {(step.index, step.branch) for step in stats.steps if step.action == "reuse"}
     return sum((index - 1, branch) not in reused for index, branch in reused)
-
-
-@pytest.mark.parametrize("branches", [1, 2])
-@pytest.mark.parametrize("policy", ["dbcache", "interval"])
-def test_a_computed_step_is_looked_at_for_nan_once(policy, branches, checks):
-    """A transfer for each computed call and for each forecast that nothing was measured for; a question to each. The
-    same transfers tell dbcache whether a computed step was a jump."""
-    model = compile_toy(build(Prompted), **{**DBCACHE, "policy": policy}, interval=3)
-    generate(model, 1, prompts(1, branches))
-    stats = dit_compile.stats(model)[-1]
-    computed, reused = (sum(s.action == action for s in stats.steps) for action in ("compute", "reuse"))
-    assert computed and reused
-    blind = reused if policy == "interval" else 0
-    assert checks["made"] == computed + blind
-    assert 0 < checks["asked"] <= computed * (2 if policy == "dbcache" else 1) + blind
 
 
 def test_interval_waits_once_for_each_computed_step_that_it_reuses(device_timesteps, monkeypatch):
@@ -279,9 +239,9 @@ def test_a_two_step_generation_after_a_change_of_shape(device_timesteps):
     assert [len(s.steps) for s in dit_compile.stats(model)] == [1, 2, 2, 2]
 
 
-def test_device_timesteps_are_not_waited_for_while_warming_up(device_timesteps, reads):
+def test_device_timesteps_are_not_waited_for_while_warming_up(device_timesteps, transfers):
     """They are on their way all the time, but nobody asks."""
     model = compile_toy(build(Prompted), **{**DBCACHE, "warmup_steps": 99})
     generate(model, 1, prompts(1))
-    assert reads == {"made": 8, "waited": 0}
+    assert transfers == {"sent": 8, "waited": 0}
     assert dit_compile.stats(model)[-1].host_reads == 0

@@ -8,8 +8,8 @@ from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents
 
 import dit_compile
 from dit_compile.kernels.storage import FLOAT8
-from dit_compile.runtime.slots import Slots
-from dit_compile.runtime.snapshot import stored_bytes, stored_dtype
+from dit_compile.runtime.slots import Slots, stored_bytes, stored_dtype
+from dit_compile.runtime.transfer import Outbox
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 STREAM = 2 * 5 * 16  # elements of one stream of the toys
@@ -156,7 +156,7 @@ def test_change_between_snapshots_of_different_scale():
     first, second = torch.full((4, 8), 2.0), torch.full((4, 8), 3.0)
     slots.store(0, 2, [first], [base], "float8")
     slots.store(1, 2, [second], [base], "float8")
-    slots.watch_change()
+    slots.watch_change(Outbox())
     assert slots.change.values() == pytest.approx([32.0, 64.0], rel=1e-5)  # sums of |second - first| and of |first|
 
 

@@ -6,22 +6,24 @@ import itertools
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..policy import POLICIES
 from .call import CallStep
-from .call_context import GraphFacts
-from .clock import Call
+from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
-from .host_read import HostRead, on_host
+from .inputs import Call, mean_time
+from .region import GraphInfo
 from .rows import RowPlaces
 from .session import Session, SessionInUse, current_session
-from .table import ModuleState, Owner, PendingTime, SideTable
+from .state import ModuleState
+from .stats import GenerationStats
+from .table import Owner, SideTable
+from .transfer import Outbox, on_host
 
 log = logging.getLogger("dit_compile")
 
@@ -77,7 +79,7 @@ class CachedGraph:
         self._code = code
         rows = tuple(None if isinstance(places, str) else places for places in code.rows)
         self._frame = code.frame if code.frame is not None else -1 - self.number
-        self._facts = GraphFacts(self._frame, rows, code.mains, code.signature)
+        self._info = GraphInfo(self._frame, rows, code.mains, code.signature)
         self._warned = self._timeless = False
         self._forward = code.forward
         self._places = code.places
@@ -89,8 +91,7 @@ class CachedGraph:
 
     def __call__(self, *args: Any) -> Any:
         session = current_session(self._table.end_session)
-        owner = self._table.owner(self._weights(args), self.number)
-        state = self._table.state(owner, session.name)
+        owner, state = self._table.find(self._weights(args), self.number, session.name)
         if not state.busy.acquire(blocking=False):
             raise SessionInUse(
                 f"session {session.name!r} is in use by another call of this model. A session belongs to one request: "
@@ -124,11 +125,28 @@ class CachedGraph:
             )
 
     def _begin(self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session) -> CallStep:
-        config = self.config(session)
-        self._harvest(state, owner, session, config, wait=False)
+        """Places the call in time and drops what is of no use from there on."""
+        config, places, outbox = self.config(session), self._places, Outbox()
+        call = self._call(args, state, owner)
+        position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps)
+        for start in position.restarts:
+            state.restart(start)
+        if position.new_generation or state.generation is None:
+            state.begin_generation(GenerationStats(self._name, session.name, config, self._clock_source(config)))
+        assert state.generation is not None
+        state.generation.host_reads += position.waited
+        if position.left or position.new_prompt or position.settled is not None:
+            state.follow(position, self._frame)
+        if config.batch_decision != "one" and not self._warned:
+            self._warn_undivided(config)
+        numbers = tuple([float(args[i]) for i in places.numbers])
+        return CallStep(self._info, state, position.branch, config, call, numbers, outbox)
+
+    def _call(self, args: Sequence[Any], state: ModuleState, owner: Owner) -> Call:
         places = self._places
         given = args[places.timestep] if places.timestep is not None else places.fixed_time
-        moving, conditioning = [args[i] for i in places.moving], [args[i] for i in places.conditioning]
+        moving: Sequence[Tensor] = [args[i] for i in places.moving]
+        conditioning: Sequence[Tensor] = [args[i] for i in places.conditioning]
         if not places.resumed:
             forget_inputs()
         elif given is None:
@@ -139,47 +157,14 @@ class CachedGraph:
                 self._warn_timeless()
                 state.clock.end()  # nothing tells this call from one for another prompt: compute it
         timestep = given if isinstance(given, Tensor) else None
-        host = timestep is None or on_host(timestep)
-        call = Call(
-            frame=self._frame,
-            moving=moving,
-            timestep=timestep,
-            conditioning=conditioning,
-            time=None if given is None or not host else _time(given),
-            context=self._table.context(owner),
-            graph=self.number,
-        )
-        waited = timestep is not None and state.clock.needs_time(call, cfg=config.cfg)
-        if timestep is not None and waited:
-            self._harvest(state, owner, session, config, wait=True)
-            call = replace(call, time=HostRead(_mean(timestep)).values()[0])
-        before = state.clock.step
-        position = state.clock.tick(call, cfg=config.cfg, num_steps=config.num_steps)
-        if position.new_generation or state.generation is None:
-            self._begin_generation(state, owner, session, config)
-            state.pending.clear()
-        assert state.generation is not None
-        state.generation.host_reads += waited
-        for frame, branch in position.left:
-            state.clear(frame, branch, "absent")  # never forecast over a gap, and hold nothing for what may not return
-        if position.new_prompt:
-            state.clear(self._frame, position.branch)  # never forecast one prompt from the snapshots of another
-        if position.settled is not None:
-            state.drop_before(position.branch, position.settled)
-        time = None
-        if timestep is not None and call.time is None:
-            time = HostRead(_mean(timestep))
-            branch_call = position.step == before and not position.new_generation
-            state.pending.append(PendingTime(position.step, branch_call, position.certain, time))
-
-        def late_time() -> None:
-            self._harvest(state, owner, session, config, wait=True)
-
+        if timestep is None:
+            time = None if given is None else float(given)
+        else:
+            time = float(mean_time(timestep)) if on_host(timestep) else None
+        said = announced()
+        context = self._table.context(owner, said) if said is not None else None
         side = [args[i] for i in places.side]
-        if config.batch_decision != "one" and not self._warned:
-            self._warn_undivided(config)
-        numbers = tuple(float(args[i]) for i in places.numbers)
-        return CallStep(self._facts, state, position, config, side, numbers, time, late_time)
+        return Call(self._frame, moving, timestep, conditioning, time, context, self.number, side)
 
     def _warn_timeless(self) -> None:
         if not self._timeless:
@@ -194,40 +179,6 @@ class CachedGraph:
         self._warned = True
         for reason in {places for places in self._code.rows if isinstance(places, str)}:
             log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, reason)
-
-    def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
-        """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""
-        while state.pending and (wait or state.pending[0].read.ready()):
-            pending = state.pending.popleft()
-            if state.clock.late_time(pending.step, pending.branch_call, pending.read.values()[0]):
-                self._split_generation(state, owner, session, config, pending.step)
-
-    def _split_generation(
-        self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, start: int
-    ) -> None:
-        """Moves the steps from ``start`` on into a new generation: its first timestep was read late."""
-        old = state.generation
-        assert old is not None
-        moved = [step for step in old.steps if step.index >= start]
-        old.steps = [step for step in old.steps if step.index < start]
-        slots = dict(state.slots)
-        self._begin_generation(state, owner, session, config)
-        assert state.generation is not None
-        for step in moved:
-            step.index -= start
-        state.generation.steps = moved
-        for key, kept in slots.items():
-            kept.forget_before(start)
-            kept.cached, kept.run = 0, 0
-            if kept.ring:
-                state.slots[key] = kept
-        for pending in state.pending:
-            pending.step -= start
-
-    def _begin_generation(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig) -> None:
-        self._table.begin_generation(state, owner, self._name, session.name, config)
-        assert state.generation is not None
-        state.generation.clock = self._clock_source(config)
 
     def _clock_source(self, config: CacheConfig) -> str:
         if config.num_steps is not None:
@@ -245,15 +196,3 @@ def _taker(places: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]
     if len(places) > 1:
         return operator.itemgetter(*places)
     return lambda args: tuple(args[place] for place in places)
-
-
-def _time(given: Tensor | float) -> float:
-    return float(_mean(given)) if isinstance(given, Tensor) else float(given)
-
-
-def _mean(timestep: Tensor) -> Tensor:
-    """One number for the times of all samples, tokens or frames: their mean. It falls at every step of diffusion
-    forcing, too, where the first frames run ahead; in float64 the mean of equal times is that time."""
-    if timestep.numel() == 1:
-        return timestep
-    return timestep.mean(dtype=torch.float32 if timestep.device.type == "mps" else torch.float64)

@@ -1,0 +1,230 @@
+"""Carries out what the guard of a region has decided: runs the region, forecasts it, or each for some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import CacheConfig
+from ..forecast import Forecaster, ForecastError, wanted_snapshots
+from ..policy import Policy, StepView, Verdict
+from .budget import Share
+from .inputs import Call
+from .rows import RowPlaces, Rows, rows_like, take
+from .slots import Slots, snapshot_bytes
+from .state import ModuleState
+from .stats import StepStats, Stopwatch
+from .transfer import Outbox, total
+
+Bases = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """What a call must know of its graph.
+
+    ``frame`` numbers the function of the model that Dynamo took the graph from; graphs of one function with equal
+    ``signature`` share snapshots. Of each region: ``rows`` says how rows are taken from its operands (None: they cannot
+    be), ``mains`` which of its outputs is the main stream (None: unknown).
+    """
+
+    frame: int
+    rows: tuple[RowPlaces | None, ...]
+    mains: tuple[int | None, ...]
+    signature: object = None
+
+
+@dataclass(frozen=True)
+class CallFacts:
+    """What all regions of one call of a model have in common. ``numbers`` are those inputs that are Python numbers."""
+
+    graph: GraphInfo
+    state: ModuleState
+    branch: int
+    config: CacheConfig
+    policy: Policy
+    forecaster: Forecaster
+    call: Call
+    numbers: tuple[float, ...]
+    outbox: Outbox
+
+
+@dataclass(eq=False, slots=True)
+class Decision:
+    """What a guard has decided about rows that decide together, and what it is based on.
+
+    ``value`` and ``entry`` are what the guard compares, ``residual`` their difference where it was formed, ``diff`` the
+    measured change. ``weights`` are those of the snapshots, where the verdict is to reuse.
+    """
+
+    region: int
+    number: int
+    rows: Rows
+    slots: Slots
+    key: tuple[object, ...]
+    value: Tensor = field(repr=False)
+    entry: Tensor | None = field(repr=False)
+    verdict: Verdict | None = None
+    view: StepView = field(init=False, repr=False)  # what the policy sees, where there is something to reuse
+    residual: Tensor | None = field(default=None, repr=False)
+    diff: float | None = None
+    weights: list[float] = field(default_factory=list)
+
+    @property
+    def reuse(self) -> bool:
+        return self.verdict is not None and self.verdict.reuse
+
+
+class RegionCall:
+    """One region in one call: runs or forecasts it as ``decisions`` say, and keeps what later steps need of it."""
+
+    __slots__ = ("_decisions", "_facts", "_places")
+
+    def __init__(self, facts: CallFacts, decisions: Sequence[Decision], places: RowPlaces | None) -> None:
+        self._facts = facts
+        self._decisions = decisions
+        self._places = places
+
+    def run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
+        """The region's outputs, computed or forecast."""
+        decisions = self._decisions
+        device = next(operand.device for operand in operands if isinstance(operand, Tensor))
+        computing = [decision for decision in decisions if not decision.reuse]
+        if not computing:
+            outputs = self._all_reuse(bases, device)
+        elif len(computing) == len(decisions):
+            outputs = self._all_compute(region, operands, bases, device)
+        else:
+            outputs = self._mixed(region, operands, bases, computing, device)
+        facts = self._facts
+        if decisions[0].region == len(facts.graph.rows) - 1:
+            facts.outbox.send()  # whatever this call has to say to the next ones
+        return outputs
+
+    def _all_compute(
+        self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases, device: torch.device
+    ) -> Sequence[Tensor]:
+        watch = Stopwatch(device)
+        outputs = region(*operands)
+        watch.stop()
+        parts = len(self._decisions)
+        for decision in self._decisions:
+            mine = [decision.rows.of(output) for output in outputs] if parts > 1 else outputs
+            self._computed(decision, mine, _of(decision, bases) if parts > 1 else bases, watch, parts)
+        return outputs
+
+    def _all_reuse(self, bases: Bases, device: torch.device) -> Sequence[Tensor]:
+        decisions = self._decisions
+        watch = Stopwatch(device)
+        if len(decisions) == 1:
+            outputs = self._forecast(decisions[0], bases, None)
+        else:
+            outputs = decisions[0].slots.room(decisions[0].rows.batch)
+            for decision in decisions:
+                self._forecast(decision, _of(decision, bases), [decision.rows.of(output) for output in outputs])
+        watch.stop()
+        for decision in decisions:
+            self._reused(decision, _of(decision, bases) if len(decisions) > 1 else bases, watch, len(decisions))
+        return outputs
+
+    def _mixed(
+        self,
+        region: Callable[..., Sequence[Tensor]],
+        operands: Sequence[Any],
+        bases: Bases,
+        computing: Sequence[Decision],
+        device: torch.device,
+    ) -> Sequence[Tensor]:
+        """The region for the rows that need it, a forecast for the others, put together again."""
+        assert self._places is not None
+        watch = Stopwatch(device)
+        made = region(*take(operands, self._places, [decision.rows for decision in computing]))
+        watch.stop()
+        outputs = [rows_like(tensor, computing[0].rows.batch) for tensor in made]
+        place = 0
+        for decision in computing:
+            mine = [tensor.narrow(0, place, decision.rows.count) for tensor in made]
+            place += decision.rows.count
+            for output, part in zip(outputs, mine, strict=True):
+                decision.rows.of(output).copy_(part)
+            self._computed(decision, mine, _of(decision, bases), watch, len(computing))
+        reusing = [decision for decision in self._decisions if decision.reuse]
+        watch = Stopwatch(device)
+        for decision in reusing:
+            self._forecast(decision, _of(decision, bases), [decision.rows.of(output) for output in outputs])
+        watch.stop()
+        for decision in reusing:
+            self._reused(decision, _of(decision, bases), watch, len(reusing))
+        return outputs
+
+    def _forecast(self, decision: Decision, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
+        facts = self._facts
+        main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None
+        return decision.slots.forecast(decision.weights, bases, outs, main)
+
+    def _reused(self, decision: Decision, bases: Bases, watch: Stopwatch, parts: int) -> None:
+        facts, slots = self._facts, decision.slots
+        if slots.bases is None and not self._streams_were_measured(decision):
+            known = [total(base) for base in bases if base is not None]
+            slots.bases = facts.outbox.put(known) if known else None
+        if facts.policy.reference == "previous" and decision.residual is not None:
+            slots.probe = decision.residual
+        slots.cached += 1
+        slots.run += 1
+        self._record(decision, "reuse", watch, parts)
+
+    def _streams_were_measured(self, decision: Decision) -> bool:
+        """Whether the numbers that the policy got would have shown a stream at this step that is not finite."""
+        return decision.residual is not None and self._facts.policy.tap(self._facts.config) in ("residual", "hidden")
+
+    def _computed(
+        self, decision: Decision, values: Sequence[Tensor], bases: Bases, watch: Stopwatch, parts: int
+    ) -> None:
+        if self._facts.config.enabled:
+            self._keep(decision, values, bases)
+        self._record(decision, "compute", watch, parts)
+
+    def _keep(self, decision: Decision, values: Sequence[Tensor], bases: Bases) -> None:
+        """What later steps need of this one, as far as ``max_bytes`` allows."""
+        facts, slots = self._facts, decision.slots
+        config, policy, state = facts.config, facts.policy, facts.state
+        slots.run = 0
+        slots.probe = decision.residual
+        if policy.needs_probe:
+            slots.side.remember(facts.call, decision.rows)
+        wanted = max(self._wanted_snapshots(), 1 + policy.watches_change)
+        share = Share(slots.nbytes_besides_snapshots(), snapshot_bytes(values, config.snapshot_dtype), wanted)
+        due = min(len(slots.ring) + 1, wanted)
+        granted = state.budget.grant(slots, share, config.max_bytes)
+        if config.max_bytes is not None and granted < due:
+            state.capped(granted, wanted, config.max_bytes)
+        if granted:
+            step, points = state.clock.step, state.clock.times.points
+            again = bool(slots.ring) and points[slots.ring[-1].step] == points[step]
+            slots.store(step, granted, values, bases, config.snapshot_dtype, facts.outbox, again=again)
+            if policy.watches_change:
+                slots.watch_change(facts.outbox)
+
+    def _wanted_snapshots(self) -> int:
+        """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""
+        try:
+            return wanted_snapshots(self._facts.forecaster, self._facts.config)
+        except ForecastError:
+            return 1
+
+    def _record(self, decision: Decision, action: str, watch: Stopwatch, parts: int) -> None:
+        facts, verdict, stats = self._facts, decision.verdict, self._facts.state.generation
+        assert verdict is not None and stats is not None
+        step = StepStats(
+            facts.state.clock.step, facts.branch, action, verdict.reason, decision.diff, decision.region,
+            decision.number,
+        )  # fmt: skip
+        stats.record(step, watch, parts)
+
+
+def _of(decision: Decision, bases: Bases) -> list[Tensor | None]:
+    return [decision.rows.of(base) if base is not None else None for base in bases]

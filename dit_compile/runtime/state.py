@@ -1,0 +1,134 @@
+"""What lives from one call of a module to the next, in one session."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..readers import format_bytes
+from .budget import Budget
+from .clock import Clock, Position
+from .slots import Slots
+from .stats import GenerationStats
+
+log = logging.getLogger("dit_compile")
+
+HISTORY = 64  # generations remembered per module
+
+
+@dataclass(frozen=True)
+class SharedDiff:
+    """The difference that one branch of a step has measured."""
+
+    step: int
+    branch: int
+    diff: float
+
+
+@dataclass
+class ModuleState:
+    """State of one module in one session. Used by one call at a time.
+
+    ``history`` takes the statistics of each generation, ``on_end`` is called with them when it ends.
+    """
+
+    history: deque[GenerationStats] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    on_end: Callable[[GenerationStats], None] = lambda stats: None
+    budget: Budget = field(default_factory=Budget)  # the module's, shared with its other sessions
+    clock: Clock = field(default_factory=Clock)
+    slots: dict[tuple[int, int, int, int], Slots] = field(default_factory=dict)  # (frame, region, branch, group)
+    diffs: dict[tuple[int, int, int], SharedDiff] = field(default_factory=dict)  # (frame, region, group)
+    generation: GenerationStats | None = None
+    busy: threading.Lock = field(default_factory=threading.Lock)  # held during a call
+    announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
+
+    def begin_generation(self, stats: GenerationStats) -> None:
+        """Ends the running generation and frees its snapshots."""
+        self.end_generation()
+        self.free()
+        self.generation = stats
+        self.history.append(stats)
+
+    def end_generation(self) -> None:
+        """Closes the statistics of the running generation."""
+        stats = self.generation
+        if stats is not None and not stats.ended:
+            stats.ended = True
+            stats.bytes_held = self.bytes_held()
+            self.on_end(stats)
+
+    def restart(self, start: int) -> None:
+        """Step ``start`` of the running generation turns out to be step 0 of the next, because its time was read late:
+        decisions and snapshots from there on move into it."""
+        old = self.generation
+        assert old is not None
+        moved = [step for step in old.steps if step.index >= start]
+        old.steps = [step for step in old.steps if step.index < start]
+        self.end_generation()
+        for slots in self.slots.values():
+            slots.restart(start)
+        self.diffs.clear()
+        for step in moved:
+            step.index -= start
+        self.generation = old.successor()
+        self.generation.steps = moved
+        self.history.append(self.generation)
+
+    def follow(self, position: Position, frame: int) -> None:
+        """Drops what a call at ``position`` shows to be of no use any more."""
+        for left_frame, branch in position.left:
+            self.drop(branch, left_frame, why="absent")  # no forecast over a gap; it may not return
+        if position.new_prompt:
+            self.drop(position.branch, frame)  # never forecast one prompt from the snapshots of another
+        if position.settled is not None:
+            self.drop(position.branch, before=position.settled)
+
+    def drop(
+        self, branch: int, frame: int | None = None, *, before: int | None = None, why: str = "no_snapshot"
+    ) -> None:
+        """Frees what ``branch`` holds in ``frame`` (None: in all of them) of steps before step ``before`` (None: of all
+        steps). ``why`` will be the reason of the step that computes it again."""
+        for key, slots in self.slots.items():
+            if key[2] == branch and frame in (None, key[0]):
+                slots.drop(why, before)
+
+    def capped(self, kept: int, wanted: int, limit: int) -> None:
+        """Counts a computed step that may keep but ``kept`` of ``wanted`` snapshots; says so once per session, and once
+        more when steps must be computed for it."""
+        stats = self.generation
+        assert stats is not None
+        stats.capped += 1
+        stats.bytes_wanted = max(stats.bytes_wanted, self.budget.wanted())
+        if self.announced is not None and (kept or not self.announced):
+            return
+        self.announced = kept
+        cap, needed = format_bytes(limit), format_bytes(stats.bytes_wanted)
+        log.warning(
+            "dit_cache: max_bytes (DIT_CACHE_MAX_BYTES) is %s, but snapshots and probes would take %s: %s (%s, session "
+            "%s). Raise it, or keep less: snapshot_dtype=float8, a lower taylor_order, a larger downsample_factor",
+            cap if cap != needed else f"{limit} B",
+            needed if cap != needed else f"{stats.bytes_wanted} B",
+            f"{kept} of {wanted} snapshots are kept, so forecasts are of a lower order"
+            if kept
+            else "not even one snapshot fits everywhere, such steps are computed",
+            stats.module,
+            stats.session,
+        )
+
+    def bytes_held(self) -> int:
+        """Safe to ask from another thread than the one that calls the model."""
+        return sum(slots.nbytes() for slots in list(self.slots.values()))
+
+    def free(self) -> None:
+        """Frees what the generation holds of earlier steps; statistics stay."""
+        self.slots.clear()
+        self.diffs.clear()
+
+    def release(self) -> None:
+        """The generation is over: frees what it holds; the next call begins another."""
+        self.end_generation()
+        self.free()
+        self.clock.end()
