@@ -10,12 +10,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sized
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """Bytes of one region in one branch: ``fixed`` for its probe and samples, ``each`` per snapshot.
 
     ``wanted`` snapshots are what the forecaster weighs, ``kept`` what there is at present; 0: nothing is held.
@@ -68,7 +66,7 @@ class Budget:
             if not granted:
                 holder.drop()
                 holder.emptied = "memory_cap"  # also where there was nothing to free
-            holder.share = replace(share, kept=kept)
+            holder.share = share._replace(kept=kept)
             self._holders.add(holder)
         return granted
 

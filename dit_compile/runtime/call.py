@@ -5,50 +5,38 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import CacheConfig
-from ..forecast import FORECASTERS, ForecastError, checked_weights, damped
+from ..forecast import ForecastError, checked_weights, damped
 from ..kernels.probe import probe
-from ..policy import POLICIES, StepView, Verdict
-from .inputs import Call, SideInputs, relative_change
-from .region import CallFacts, Decision, GraphInfo, RegionCall
+from ..policy import StepView, Verdict
+from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
+from .side_inputs import SideInputs, relative_change
 from .slots import Measured, Slots
-from .state import ModuleState, SharedDiff
+from .state import SharedDiff
 from .stats import GenerationStats
-from .transfer import Outbox, Ticket
 
 log = logging.getLogger("dit_compile")
 
 
+@dataclass
 class CallStep:
     """The ``step`` that the top-level graph is called with."""
 
-    def __init__(
-        self,
-        graph: GraphInfo,
-        state: ModuleState,
-        branch: int,
-        config: CacheConfig,
-        call: Call,
-        numbers: tuple[float, ...],
-        outbox: Outbox,
-    ) -> None:
-        policy, forecaster = POLICIES.instance(config.policy), FORECASTERS.instance(config.forecast)
-        self._facts = CallFacts(graph, state, branch, config, policy, forecaster, call, numbers, outbox)
-        self._ends_history = policy.ends_history and config.residual_diff_threshold < 1  # from 1 on nobody looks
-        self._look_at_state()
+    facts: CallFacts
 
     def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
         """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
-        facts = self._facts
+        self._look_at_state()
+        facts = self.facts
         config, places = facts.config, facts.graph.rows[region]
         if facts.policy.lagged and region == 0 and config.enabled:
-            self._look_at_last_call()
+            facts.state.tell_measured(facts.graph.frame, facts.branch)
         divided = config.batch_decision != "one" and places is not None and config.enabled
         rows: Sequence[Rows] = row_groups(config.batch_decision, value.shape[0]) if divided else (WHOLE,)
         decisions = [self._begin(region, number, part, entry, value) for number, part in enumerate(rows)]
@@ -61,7 +49,8 @@ class CallStep:
         return RegionCall(facts, decisions, places)
 
     def _look_at_state(self) -> None:
-        state = self._facts.state
+        """Which step this is; a time that arrives late may change that."""
+        state = self.facts.state
         assert state.generation is not None
         self._step: int = state.clock.step
         self._points: list[int] = state.clock.times.points
@@ -69,7 +58,7 @@ class CallStep:
 
     def _begin(self, region: int, number: int, rows: Rows, entry: Tensor | None, value: Tensor) -> Decision:
         """The rows that decide together, with their verdict if it needs no number from the device."""
-        facts = self._facts
+        facts = self.facts
         place = (facts.graph.frame, region, facts.branch, number)
         slots = facts.state.slots.get(place)
         if slots is None:  # not setdefault: it would make a new one at every call
@@ -101,27 +90,27 @@ class CallStep:
 
     def _verdict_without_data(self, decision: Decision) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
-        slots, policy = decision.slots, self._facts.policy
+        slots, policy = decision.slots, self.facts.policy
         if slots.measured is not None:
             self._look_for_jump(slots, wait=False)
         if not slots.ring:
             return Verdict(False, slots.emptied)
         decision.view = StepView(
-            self._step, slots.cached, slots.run, decision.region, len(self._facts.graph.rows), slots.memory,
+            self._step, slots.cached, slots.run, decision.region, len(self.facts.graph.rows), slots.memory,
             self._step - slots.ring[-1].step,
         )  # fmt: skip
         if slots.change is not None and not self._learn(decision):
             return self._non_finite(slots)
         if policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
             return self._non_finite(slots)
-        verdict = self._ask(policy.before, decision.view, self._facts.config)
+        verdict = self._ask(policy.before, decision.view, self.facts.config)
         if slots.measured is not None and (verdict is None or verdict.reuse):
             self._look_for_jump(slots, wait=True)
         if self._step < slots.warm_from:
             return Verdict(False, "warmup")
         if verdict is None:
             return None if slots.probe is not None else Verdict(False, "no_snapshot")
-        if verdict.reuse and not self._facts.state.clock.is_certain():
+        if verdict.reuse and not self.facts.state.clock.is_certain():
             step = self._step
             self._settle()
             if self._step != step:
@@ -130,7 +119,7 @@ class CallStep:
 
     def _decide_with_data(self, decisions: Sequence[Decision]) -> None:
         """One transfer for all of ``decisions``, but for those that take over what another branch has measured."""
-        facts, step = self._facts, self._step
+        facts, step = self.facts, self._step
         if facts.config.cfg_decision == "shared":
             decisions = [decision for decision in decisions if not self._take_shared(decision)]
         sums: list[Tensor] = []
@@ -139,7 +128,7 @@ class CallStep:
             slots = decision.slots
             decision.residual, own = probe(decision.value, decision.entry, _previous_probe(decision))
             side: list[Tensor] | None = []
-            if slots.side.known is None or slots.side.known.key != facts.call.side_id.key:
+            if facts.call.side and (slots.side.known is None or slots.side.known.key != facts.call.side_id.key):
                 side = slots.side.compare(facts.call, decision.rows)
             counts.append(None if side is None else len(side))
             sums += [own, *(side or ())]
@@ -161,7 +150,7 @@ class CallStep:
             decision.verdict = self._verdict_without_data(decision)
             if decision.verdict is not None:
                 return
-        facts = self._facts
+        facts = self.facts
         if facts.config.cfg_decision == "shared":
             facts.state.diffs[self._shared_key(decision)] = SharedDiff(self._step, facts.branch, decision.diff)
         verdict = self._verdict(decision, decision.diff)
@@ -173,25 +162,25 @@ class CallStep:
         decision.verdict = verdict
 
     def _take_shared(self, decision: Decision) -> bool:
-        shared = self._facts.state.diffs.get(self._shared_key(decision))
-        if shared is None or shared.step != self._step or shared.branch == self._facts.branch:
+        shared = self.facts.state.diffs.get(self._shared_key(decision))
+        if shared is None or shared.step != self._step or shared.branch == self.facts.branch:
             return False
         decision.diff = shared.diff
         decision.verdict = self._verdict(decision, shared.diff)
         return True
 
     def _shared_key(self, decision: Decision) -> tuple[int, int, int]:
-        return (self._facts.graph.frame, decision.region, decision.number)
+        return (self.facts.graph.frame, decision.region, decision.number)
 
     def _verdict(self, decision: Decision, diff: float) -> Verdict:
-        slots, policy = decision.slots, self._facts.policy
+        slots, policy = decision.slots, self.facts.policy
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             return self._non_finite(slots)
-        verdict = self._ask(policy.after, decision.view, self._facts.config, diff) or Verdict(False, "policy_error")
-        if self._ends_history and slots.is_jump(diff) and not verdict.reuse:
-            self._end_history(slots, self._step)
+        verdict = self._ask(policy.after, decision.view, self.facts.config, diff) or Verdict(False, "policy_error")
+        if self._sees_jumps() and slots.is_jump(diff) and not verdict.reuse:
+            slots.end_history(self._step, self.facts.config.warmup_steps)
         return self._checked(decision, verdict)
 
     def _checked(self, decision: Decision, verdict: Verdict) -> Verdict:
@@ -201,38 +190,33 @@ class CallStep:
         """
         if not verdict.reuse:
             return verdict
-        slots, facts, points = decision.slots, self._facts, self._points
+        slots, facts, points = decision.slots, self.facts, self._points
         try:
-            now, known = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
-            decision.weights = checked_weights(facts.forecaster, known, now, facts.config)
+            now, before = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
+            decision.weights = checked_weights(facts.forecaster, before, now, facts.config)
             if facts.state.clock.times.repeats:
                 decision.weights = damped(decision.weights)
         except ForecastError as error:
             if self._first("forecaster_error"):
                 log.warning(
-                    "dit_cache: the forecaster %r failed, such steps are computed: %s",
-                    facts.config.forecast,
-                    error,
+                    "dit_cache: the forecaster %r failed, such steps are computed: %s", facts.config.forecast, error,
                     exc_info=error.__cause__,
-                )
+                )  # fmt: skip
             return Verdict(False, "forecaster_error")
-        checks = slots.unchecked()
-        for check in checks:
-            if not check.ready():
-                self._generation.host_reads += 1
-                break
-        return verdict if all(check.finite() for check in checks) else self._non_finite(slots)
+        known, waited = slots.is_finite()
+        self._generation.host_reads += waited
+        return verdict if known else self._non_finite(slots)
 
     def _measure(self, decision: Decision) -> None:
         """Measures what the policy will want to compare with at a later step."""
-        facts, verdict, slots = self._facts, decision.verdict, decision.slots
+        facts, verdict, slots = self.facts, decision.verdict, decision.slots
         policy = facts.policy
         assert verdict is not None
         slots.key = decision.key
         if policy.lagged:
             previous = _previous_probe(decision)
         elif decision.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            looks = self._ends_history and bool(slots.ring) and not verdict.reuse
+            looks = bool(slots.ring) and not verdict.reuse and self._sees_jumps()
             previous = _previous_probe(decision) if looks else None
         else:
             return
@@ -240,50 +224,36 @@ class CallStep:
         if previous is not None and slots.ring:  # nobody waits for it now; the next call looks
             slots.measured = Measured(facts.outbox.put([sums]), self._step, self._step - slots.ring[-1].step)
 
-    def _look_at_last_call(self) -> None:
-        """Tells a lagged policy what was measured in the last call of this branch, for all regions."""
-        facts = self._facts
-        mine = [s for key, s in facts.state.slots.items() if key[0] == facts.graph.frame and key[2] == facts.branch]
-        measured = [(slots, slots.measured) for slots in mine if slots.measured is not None]
-        if measured:
-            self._generation.host_reads += not measured[-1][1].sums.ready()
-        diffs = [_ratio(one.sums) for _, one in measured]
-        for (slots, one), diff in zip(measured, diffs, strict=True):
-            slots.memory.update(diff=diff, span=one.since, mean=sum(diffs) / len(diffs))
-            slots.measured = None
-
     def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:
         """At the last step that had to be computed whatever had changed."""
         measured = slots.measured
-        if measured is None or self._facts.policy.lagged or not (wait or measured.sums.ready()):
+        if measured is None or self.facts.policy.lagged or not (wait or measured.sums.ready()):
             return
         slots.measured = None
         self._generation.host_reads += not measured.sums.ready()
-        diff = _ratio(measured.sums)
+        diff = measured.sums.ratio()
         if math.isfinite(diff) and slots.is_jump(diff):
-            self._end_history(slots, measured.step)
-
-    def _end_history(self, slots: Slots, step: int) -> None:
-        """At a jump: the snapshots of before ``step`` would spoil every forecast after it. Warms up as a generation
-        does when it begins."""
-        slots.drop(before=step)
-        slots.warm_from = step + self._facts.config.warmup_steps
+            slots.end_history(measured.step, self.facts.config.warmup_steps)
 
     def _learn(self, decision: Decision) -> bool:
         """Tells the policy by how much the last computed step changed the effect; False: it was not finite."""
-        slots, policy = decision.slots, self._facts.policy
+        slots, policy = decision.slots, self.facts.policy
         read, slots.change = slots.change, None
         if read is None or not policy.watches_change:
             return True
         self._generation.host_reads += not read.ready()
         change = relative_change(*read.values())
         if math.isfinite(change):
-            policy.learn(decision.view, self._facts.config, change)
+            policy.learn(decision.view, self.facts.config, change)
         return read.finite()
+
+    def _sees_jumps(self) -> bool:
+        """Not from a threshold of 1 on, where nothing is measured."""
+        return self.facts.policy.ends_history and self.facts.config.residual_diff_threshold < 1
 
     def _settle(self) -> None:
         """Waits for the times that are on their way; one of them may have begun a generation."""
-        state = self._facts.state
+        state = self.facts.state
         if not state.clock.pending:
             return
         self._generation.host_reads += not all(late.ticket.ready() for late in state.clock.pending)
@@ -297,7 +267,7 @@ class CallStep:
             return question(*facts)
         except Exception:
             if self._first("policy_error"):
-                log.exception("dit_cache: the policy %r failed, such steps are computed", self._facts.config.policy)
+                log.exception("dit_cache: the policy %r failed, such steps are computed", self.facts.config.policy)
             return Verdict(False, "policy_error")
 
     def _non_finite(self, slots: Slots) -> Verdict:
@@ -320,9 +290,3 @@ def _previous_probe(decision: Decision) -> Tensor | None:
     """The probe to compare with, where there is one of this shape."""
     known = decision.slots.probe
     return known if known is not None and known.shape == decision.value.shape else None
-
-
-def _ratio(sums: Ticket) -> float:
-    """The relative change that a probe's two sums stand for; NaN where there was nothing."""
-    changed, before = sums.values()
-    return changed / before if before else math.nan

@@ -125,12 +125,12 @@ class Clock:
         left: tuple[tuple[int, int], ...] = ()
         if not same_step:
             new_generation, certain = self._is_new_generation(call, known, reshaped, num_steps)
+            new_generation = self.times.begin_step(call.time, begins=new_generation)
             if new_generation:
-                self.end()
+                self._forget()
             self.step += 1
             left = self._turn_page()
             known = self._known_branch(call)
-            self.times.begin_step(call.time)
         branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
         changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
@@ -220,12 +220,13 @@ class Clock:
     def _is_new_generation(
         self, call: Call, known: int | None, reshaped: bool, num_steps: int | None
     ) -> tuple[bool, bool]:
+        """What is known without the time, and whether that is certain."""
         if self.step < 0:
             return True, True
         if num_steps is not None and self.step + 1 >= num_steps:
             return True, True
         if call.time is not None:
-            return self.times.jumped(call.time), True
+            return False, True
         prompt_changed = any(facts.stable for facts in self._branches.values()) and not any(
             facts.has_prompt_of(call) for facts in self._branches.values()
         )
@@ -235,8 +236,11 @@ class Clock:
 
     def end(self) -> None:
         """The generation is over: the next call begins another, whatever its time."""
-        self.step = -1
         self.times.end()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.step = -1
         self.pending.clear()
         self._branches.clear()
         self._seen, self._seen_before = {}, {}

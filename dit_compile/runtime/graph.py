@@ -7,23 +7,24 @@ import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
-from ..policy import POLICIES
+from ..forecast import FORECASTERS, Forecaster
+from ..policy import POLICIES, Policy
 from .call import CallStep
 from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
-from .inputs import Call, mean_time
-from .region import GraphInfo
+from .inputs import Call
+from .region import CallFacts, GraphInfo
 from .rows import RowPlaces
 from .session import Session, SessionInUse, current_session
 from .state import ModuleState
 from .stats import GenerationStats
 from .table import Owner, SideTable
-from .transfer import Outbox, on_host
+from .transfer import Outbox
 
 log = logging.getLogger("dit_compile")
 
@@ -61,6 +62,15 @@ class Code:
     mains: tuple[int | None, ...]
     frame: int | None = None
     signature: object = None
+
+
+class Settings(NamedTuple):
+    """What the process-wide ``overrides`` and those of a session resolve to."""
+
+    overrides: Mapping[str, Any]
+    config: CacheConfig
+    policy: Policy
+    forecaster: Forecaster
 
 
 class CachedGraph:
@@ -105,28 +115,28 @@ class CachedGraph:
         finally:
             state.busy.release()
 
-    def config(self, session: Session) -> CacheConfig:
-        """The settings in force for ``session``."""
+    def settings(self, session: Session) -> Settings:
+        """Those in force for ``session``. Raises ConfigError where the graph was compiled for another policy's tap."""
         overrides = self._overrides()
-        known = session.configs.get(self.number)
-        if known is None or known[0] is not overrides:
+        known = session.settings.get(self.number)
+        if known is None or known.overrides is not overrides:
             config = resolve(*self._layers, overrides, session.overrides)
-            self._check_tap(config)
-            known = session.configs[self.number] = (overrides, config)
-        return known[1]
-
-    def _check_tap(self, config: CacheConfig) -> None:
-        policy = POLICIES.instance(config.policy)
-        tap = policy.tap(config)
-        if config.enabled and policy.needs_probe and tap != self._code.tap:
-            raise ConfigError(
-                f"policy {config.policy!r} watches {tap!r}, but the graph was compiled to watch {self._code.tap!r}: "
-                f'choose the policy when compiling, torch.compile(..., options={{"policy": "{config.policy}"}})'
-            )
+            policy = POLICIES.instance(config.policy)
+            tap = policy.tap(config)
+            if config.enabled and policy.needs_probe and tap != self._code.tap:
+                raise ConfigError(
+                    f"policy {config.policy!r} watches {tap!r}, but the graph was compiled to watch "
+                    f"{self._code.tap!r}: choose the policy when compiling, "
+                    f'torch.compile(..., options={{"policy": "{config.policy}"}})'
+                )
+            known = Settings(overrides, config, policy, FORECASTERS.instance(config.forecast))
+            session.settings[self.number] = known
+        return known
 
     def _begin(self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session) -> CallStep:
         """Places the call in time and drops what is of no use from there on."""
-        config, places, outbox = self.config(session), self._places, Outbox()
+        _, config, policy, forecaster = self.settings(session)
+        places, outbox = self._places, Outbox()
         call = self._call(args, state, owner)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps)
         for start in position.restarts:
@@ -140,7 +150,8 @@ class CachedGraph:
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])
-        return CallStep(self._info, state, position.branch, config, call, numbers, outbox)
+        facts = CallFacts(self._info, state, position.branch, config, policy, forecaster, call, numbers, outbox)
+        return CallStep(facts)
 
     def _call(self, args: Sequence[Any], state: ModuleState, owner: Owner) -> Call:
         places = self._places
@@ -156,15 +167,10 @@ class CachedGraph:
             else:
                 self._warn_timeless()
                 state.clock.end()  # nothing tells this call from one for another prompt: compute it
-        timestep = given if isinstance(given, Tensor) else None
-        if timestep is None:
-            time = None if given is None else float(given)
-        else:
-            time = float(mean_time(timestep)) if on_host(timestep) else None
         said = announced()
         context = self._table.context(owner, said) if said is not None else None
         side = [args[i] for i in places.side]
-        return Call(self._frame, moving, timestep, conditioning, time, context, self.number, side)
+        return Call.at(given, self._frame, moving, conditioning, context, self.number, side)
 
     def _warn_timeless(self) -> None:
         if not self._timeless:

@@ -38,7 +38,7 @@ class GraphInfo:
     signature: object = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class CallFacts:
     """What all regions of one call of a model have in common. ``numbers`` are those inputs that are Python numbers."""
 
@@ -79,20 +79,18 @@ class Decision:
         return self.verdict is not None and self.verdict.reuse
 
 
+@dataclass(slots=True)
 class RegionCall:
     """One region in one call: runs or forecasts it as ``decisions`` say, and keeps what later steps need of it."""
 
-    __slots__ = ("_decisions", "_facts", "_places")
-
-    def __init__(self, facts: CallFacts, decisions: Sequence[Decision], places: RowPlaces | None) -> None:
-        self._facts = facts
-        self._decisions = decisions
-        self._places = places
+    facts: CallFacts
+    decisions: Sequence[Decision]
+    places: RowPlaces | None
 
     def run(self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases) -> Sequence[Tensor]:
         """The region's outputs, computed or forecast."""
-        decisions = self._decisions
-        device = next(operand.device for operand in operands if isinstance(operand, Tensor))
+        decisions = self.decisions
+        device = decisions[0].value.device
         computing = [decision for decision in decisions if not decision.reuse]
         if not computing:
             outputs = self._all_reuse(bases, device)
@@ -100,7 +98,7 @@ class RegionCall:
             outputs = self._all_compute(region, operands, bases, device)
         else:
             outputs = self._mixed(region, operands, bases, computing, device)
-        facts = self._facts
+        facts = self.facts
         if decisions[0].region == len(facts.graph.rows) - 1:
             facts.outbox.send()  # whatever this call has to say to the next ones
         return outputs
@@ -110,15 +108,14 @@ class RegionCall:
     ) -> Sequence[Tensor]:
         watch = Stopwatch(device)
         outputs = region(*operands)
-        watch.stop()
-        parts = len(self._decisions)
-        for decision in self._decisions:
+        parts = len(self.decisions)
+        for decision in self.decisions:
             mine = [decision.rows.of(output) for output in outputs] if parts > 1 else outputs
             self._computed(decision, mine, _of(decision, bases) if parts > 1 else bases, watch, parts)
         return outputs
 
     def _all_reuse(self, bases: Bases, device: torch.device) -> Sequence[Tensor]:
-        decisions = self._decisions
+        decisions = self.decisions
         watch = Stopwatch(device)
         if len(decisions) == 1:
             outputs = self._forecast(decisions[0], bases, None)
@@ -126,7 +123,6 @@ class RegionCall:
             outputs = decisions[0].slots.room(decisions[0].rows.batch)
             for decision in decisions:
                 self._forecast(decision, _of(decision, bases), [decision.rows.of(output) for output in outputs])
-        watch.stop()
         for decision in decisions:
             self._reused(decision, _of(decision, bases) if len(decisions) > 1 else bases, watch, len(decisions))
         return outputs
@@ -140,10 +136,9 @@ class RegionCall:
         device: torch.device,
     ) -> Sequence[Tensor]:
         """The region for the rows that need it, a forecast for the others, put together again."""
-        assert self._places is not None
+        assert self.places is not None
         watch = Stopwatch(device)
-        made = region(*take(operands, self._places, [decision.rows for decision in computing]))
-        watch.stop()
+        made = region(*take(operands, self.places, [decision.rows for decision in computing]))
         outputs = [rows_like(tensor, computing[0].rows.batch) for tensor in made]
         place = 0
         for decision in computing:
@@ -152,22 +147,22 @@ class RegionCall:
             for output, part in zip(outputs, mine, strict=True):
                 decision.rows.of(output).copy_(part)
             self._computed(decision, mine, _of(decision, bases), watch, len(computing))
-        reusing = [decision for decision in self._decisions if decision.reuse]
+        reusing = [decision for decision in self.decisions if decision.reuse]
         watch = Stopwatch(device)
         for decision in reusing:
             self._forecast(decision, _of(decision, bases), [decision.rows.of(output) for output in outputs])
-        watch.stop()
         for decision in reusing:
             self._reused(decision, _of(decision, bases), watch, len(reusing))
         return outputs
 
     def _forecast(self, decision: Decision, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
-        facts = self._facts
+        facts = self.facts
         main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None
         return decision.slots.forecast(decision.weights, bases, outs, main)
 
     def _reused(self, decision: Decision, bases: Bases, watch: Stopwatch, parts: int) -> None:
-        facts, slots = self._facts, decision.slots
+        self._record(decision, "reuse", watch, parts)
+        facts, slots = self.facts, decision.slots
         if slots.bases is None and not self._streams_were_measured(decision):
             known = [total(base) for base in bases if base is not None]
             slots.bases = facts.outbox.put(known) if known else None
@@ -175,26 +170,25 @@ class RegionCall:
             slots.probe = decision.residual
         slots.cached += 1
         slots.run += 1
-        self._record(decision, "reuse", watch, parts)
 
     def _streams_were_measured(self, decision: Decision) -> bool:
         """Whether the numbers that the policy got would have shown a stream at this step that is not finite."""
-        return decision.residual is not None and self._facts.policy.tap(self._facts.config) in ("residual", "hidden")
+        return decision.residual is not None and self.facts.policy.tap(self.facts.config) in ("residual", "hidden")
 
     def _computed(
         self, decision: Decision, values: Sequence[Tensor], bases: Bases, watch: Stopwatch, parts: int
     ) -> None:
-        if self._facts.config.enabled:
-            self._keep(decision, values, bases)
         self._record(decision, "compute", watch, parts)
+        if self.facts.config.enabled:
+            self._keep(decision, values, bases)
 
     def _keep(self, decision: Decision, values: Sequence[Tensor], bases: Bases) -> None:
         """What later steps need of this one, as far as ``max_bytes`` allows."""
-        facts, slots = self._facts, decision.slots
+        facts, slots = self.facts, decision.slots
         config, policy, state = facts.config, facts.policy, facts.state
         slots.run = 0
         slots.probe = decision.residual
-        if policy.needs_probe:
+        if policy.needs_probe and facts.call.side:
             slots.side.remember(facts.call, decision.rows)
         wanted = max(self._wanted_snapshots(), 1 + policy.watches_change)
         share = Share(slots.nbytes_besides_snapshots(), snapshot_bytes(values, config.snapshot_dtype), wanted)
@@ -212,12 +206,12 @@ class RegionCall:
     def _wanted_snapshots(self) -> int:
         """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""
         try:
-            return wanted_snapshots(self._facts.forecaster, self._facts.config)
+            return wanted_snapshots(self.facts.forecaster, self.facts.config)
         except ForecastError:
             return 1
 
     def _record(self, decision: Decision, action: str, watch: Stopwatch, parts: int) -> None:
-        facts, verdict, stats = self._facts, decision.verdict, self._facts.state.generation
+        facts, verdict, stats = self.facts, decision.verdict, self.facts.state.generation
         assert verdict is not None and stats is not None
         step = StepStats(
             facts.state.clock.step, facts.branch, action, verdict.reason, decision.diff, decision.region,

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from ..config import CacheConfig
-
 log = logging.getLogger("dit_compile")
 
 _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("dit_cache_session", default=None)
@@ -41,9 +39,7 @@ class Session:
         self.overrides = dict(overrides)
         self._keep = keep
         self._on_close = on_close
-        self.configs: dict[
-            int, tuple[object, CacheConfig]
-        ] = {}  # graph -> (process-wide settings, what they resolve to)
+        self.settings: dict[int, Any] = {}  # by the number of a graph; see graph.Settings
         self._depth = 0  # how many ``with`` are open, in all threads and tasks
         self._forgotten: weakref.finalize[Any, Session] | None = None
 

@@ -21,7 +21,7 @@ from ..kernels.storage import FLOAT8, narrower
 from ..kernels.store import store_residual, store_scaled
 from ..kernels.weighted_sum import weighted_sum
 from .budget import Share
-from .inputs import SideInputs
+from .side_inputs import SideInputs
 from .transfer import Outbox, Ticket, total
 
 JUMP = 4.0  # ordinary generations stay below it; see benchmarks/jumps.py
@@ -174,6 +174,12 @@ class Slots:
         self.cached, self.run = 0, 0
         self.warm_from = max(self.warm_from - start, 0)
 
+    def end_history(self, step: int, warmup: int) -> None:
+        """At a jump: the snapshots of before ``step`` would spoil every forecast after it. The next ``warmup`` steps
+        are computed, as when a generation begins."""
+        self.drop(before=step)
+        self.warm_from = step + warmup
+
     def is_jump(self, diff: float) -> bool:
         """Whether ``diff``, the change since the last computed step, is out of family: as much as there was (1), or
         ``JUMP`` times what this branch has seen of late, or half of both. Then something happened that no step of a
@@ -253,22 +259,25 @@ class Slots:
             weighted_sum(base, [one.data for one in stored], [weight for weight, _ in terms], out, scales)
         return outs
 
-    def unchecked(self) -> list[Ticket]:
-        """What must be known to be finite before anything here is reused; asked once.
+    def is_finite(self) -> tuple[bool, bool]:
+        """Whether everything here may be reused, and whether the host waited for that; looked at once.
 
-        The snapshots must. Of what the last forecast was added to, nothing is kept: it is not waited for.
+        Of what the last forecast was added to, nothing is kept: it is not waited for.
         """
-        checks = [snap.check for snap in self.ring if snap.check is not None]
-        for snap in self.ring:
-            snap.check = None
+        finite, waited = True, False
+        for snapshot in self.ring:
+            check, snapshot.check = snapshot.check, None
+            if check is not None:
+                waited = waited or not check.ready()
+                finite = finite and check.finite()
         if self.bases is not None and self.bases.ready():
-            checks.append(self.bases)
-            self.bases = None
-        return checks
+            check, self.bases = self.bases, None
+            finite = finite and check.finite()
+        return finite, waited
 
     def nbytes(self) -> int:
         return sum(snap.nbytes() for snap in self.ring) + self.nbytes_besides_snapshots()
 
     def nbytes_besides_snapshots(self) -> int:
         probe_bytes = 0 if self.probe is None else self.probe.numel() * self.probe.element_size()
-        return probe_bytes + self.side.nbytes()
+        return probe_bytes + self.side.nbytes

@@ -14,12 +14,13 @@ from ..config import CacheConfig
 
 
 class Stopwatch:
-    """Runs from construction to ``stop()``. On a GPU it records two events; nothing waits for the device."""
+    """Runs from construction to the first ``stop()``. On a GPU it records two events; nothing waits for the device."""
 
-    __slots__ = ("_begin", "_end", "_seconds", "_started", "_stream")
+    __slots__ = ("_begin", "_end", "_seconds", "_started", "_stopped", "_stream")
 
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
+        self._stopped = False
         if device.type == "cuda":
             self._begin = torch.cuda.Event(enable_timing=True)
             self._end = torch.cuda.Event(enable_timing=True)
@@ -28,12 +29,14 @@ class Stopwatch:
         else:
             self._started = time.perf_counter()
 
-    def stop(self) -> Stopwatch:
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
         if self._stream is not None:
             self._end.record(self._stream)
         else:
             self._seconds = time.perf_counter() - self._started
-        return self
 
     def ready(self) -> bool:
         """Whether ``seconds`` returns without waiting for the device."""
@@ -88,7 +91,8 @@ class GenerationStats:
     _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
 
     def record(self, step: StepStats, watch: Stopwatch, parts: int = 1) -> None:
-        """Adds ``step``, one of ``parts`` that ``watch`` has timed together."""
+        """Adds ``step``, one of ``parts`` that ``watch`` times together, and stops ``watch``."""
+        watch.stop()
         self.steps.append(step)
         self._timing.append((step, watch, parts))
         self.settle()

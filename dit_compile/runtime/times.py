@@ -12,20 +12,22 @@ class Times:
     points: list[int] = field(default_factory=list)  # of each step: how many other times came before it
     direction: int = 0  # -1 when times fall, +1 when they rise; learnt once, kept over generations
     last: float | None = None
+    repeats: bool = False  # whether steps have had one time, as those of a solver that evaluates twice have
     _first: float | None = None
     _moves: int = 0
 
-    @property
-    def repeats(self) -> bool:
-        """Whether steps of this generation have had one time, as those of a solver that evaluates twice have."""
-        return bool(self.points) and self.points[-1] < len(self.points) - 1
-
-    def begin_step(self, time: float | None) -> None:
-        """``time`` is None where it is not known yet."""
+    def begin_step(self, time: float | None, *, begins: bool) -> bool:
+        """Whether the next step begins a generation: because ``begins`` says so, or because ``time`` (None: not known
+        yet) cannot follow the times so far."""
+        begins = begins or (time is not None and self.jumped(time))
+        if begins:
+            self.end()
         again = bool(self.points) and time is not None and time == self.last
+        self.repeats |= again
         self.points.append(self.points[-1] + (not again) if self.points else 0)
         if time is not None:
             self.observe(time)
+        return begins
 
     def jumped(self, time: float) -> bool:
         """Whether ``time`` cannot follow the times so far: back at the start, or against their direction."""
@@ -51,14 +53,16 @@ class Times:
             self._first = self.last = None
             self._moves = 0
             self.points = [point - self.points[step] for point in self.points[step:]]
+            self.repeats = len(self.points) > 1 + self.points[-1]
         elif step > 0 and time == self.last:
             self.points[step:] = [point - 1 for point in self.points[step:]]
+            self.repeats = True
         self.observe(time)
         return jumped
 
     def end(self) -> None:
         if self._moves < 2:
             self.direction = 0  # one move proves nothing: it may have been two runs of one step each
-        self.points = []
+        self.points, self.repeats = [], False
         self._first = self.last = None
         self._moves = 0

@@ -40,7 +40,7 @@ class Parcel:
 
     def send(self) -> None:
         tensors, self.tensors, self.sent = self.tensors, [], True
-        if all(tensor.is_cpu for tensor in tensors):
+        if all([tensor.is_cpu for tensor in tensors]):  # noqa: C419 - no generator: this runs at every call
             self.values = [x for tensor in tensors for x in (tensor.tolist() if tensor.ndim else [tensor.item()])]
             return
         of_device: dict[torch.device, tuple[list[int], list[Tensor]]] = {}
@@ -90,6 +90,12 @@ class Ticket(NamedTuple):
     def values(self) -> list[float]:
         """All elements of the tensors, in their order. Sends what has not been sent, and waits."""
         return self.parcel.wait()[self.start : self.stop]
+
+    def ratio(self) -> float:
+        """The first of two values over the second: the change that the sums of a probe stand for; NaN where there was
+        nothing to compare with."""
+        changed, before = self.values()
+        return changed / before if before else math.nan
 
     def finite(self) -> bool:
         """Whether all ``values`` are."""

@@ -23,7 +23,7 @@ POLICIES = pytest.mark.parametrize("policy", ["dbcache", "interval", "dbprune"])
 def on_device(request, monkeypatch):
     """Timesteps as they are on a GPU: their values are known one call later."""
     if request.param:
-        monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+        monkeypatch.setattr("dit_compile.runtime.inputs.on_host", lambda tensor: False)
 
 
 PLACES = pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"], indirect=True)

@@ -87,7 +87,7 @@ def flux():
 
 @pytest.fixture
 def on_a_device(monkeypatch):
-    monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+    monkeypatch.setattr("dit_compile.runtime.inputs.on_host", lambda tensor: False)
     monkeypatch.setattr(Parcel, "ready", lambda self: False)
 
 

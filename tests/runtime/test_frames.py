@@ -35,7 +35,7 @@ def served(monkeypatch):
 def test_a_step_of_calls_of_other_batch(device_times, monkeypatch):
     """Skip layer guidance: two samples, then one of them alone with a part of the model left out."""
     if device_times:
-        monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+        monkeypatch.setattr("dit_compile.runtime.inputs.on_host", lambda tensor: False)
     plain = build(Prompted, depth=6)
     model = compile_toy(plain, **MASK)
     both = latents(2, 3, seed=8)

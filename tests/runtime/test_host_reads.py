@@ -46,7 +46,7 @@ def device_timesteps(monkeypatch):
         asked.append(self)
         return wait(self)
 
-    monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+    monkeypatch.setattr("dit_compile.runtime.inputs.on_host", lambda tensor: False)
     monkeypatch.setattr(Parcel, "ready", lambda self: any(parcel is self for parcel in asked))
     monkeypatch.setattr(Parcel, "wait", ask)
 

@@ -303,7 +303,7 @@ def test_branches_whose_prompts_differ_in_length(model):
 def test_a_prompt_that_joins_first_is_not_forecast_from_another_prompts_snapshots(policy, on_device, monkeypatch):
     """Guidance that starts at step 3 and calls the new branch before the old one."""
     if on_device:
-        monkeypatch.setattr("dit_compile.runtime.graph.on_host", lambda tensor: False)
+        monkeypatch.setattr("dit_compile.runtime.inputs.on_host", lambda tensor: False)
     always = {"warmup_steps": 1, "residual_diff_threshold": 1.0, "max_continuous_cached_steps": -1}
     model = compile_toy(build(Prompted, depth=4), policy=policy, interval=9, **always)
     old, new = prompt(1), prompt(2)
