@@ -161,7 +161,8 @@ class Slots:
         self.key, self.probe = None, None
         self.ring = []
         self.outputs = []
-        self.side.clear()
+        if self.side.known is not None:
+            self.side.clear()
         self.memory.clear()
         self.change, self.bases, self.measured, self.share = None, None, None, None
 

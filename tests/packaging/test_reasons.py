@@ -28,7 +28,7 @@ def reasons_given() -> set[str]:
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 if name == "Verdict":
                     found |= codes(node.args[1])
-                elif name == "clear":
+                elif name == "drop":
                     found |= set().union(*map(codes, node.args), *(codes(keyword.value) for keyword in node.keywords))
             elif isinstance(node, ast.arg | ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
