@@ -49,7 +49,7 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(4))
 
     def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
-        h, temb = x, torch.sin(t).reshape(-1, 1, 1)
+        h, temb = x, torch.sin(t / 1000).reshape(-1, 1, 1)
         for block in self.blocks:
             h = block(h, temb, prompt)
         return h
