@@ -73,6 +73,7 @@ class Clock:
 
     step: int = -1
     times: Times = field(default_factory=Times)
+    told: bool = False  # whether the pipeline says when a generation ends
     pending: deque[LateTime] = field(default_factory=deque)
     _branches: dict[int, _Branch] = field(default_factory=dict)
     _seen: dict[int, dict[int, int]] = field(default_factory=dict)  # branches of this step -> frame -> its graph
@@ -99,6 +100,20 @@ class Clock:
             branch_call = position.step == before and not position.new_generation
             self.pending.append(LateTime(position.step, branch_call, position.certain, ticket))
         return position._replace(restarts=tuple(restarts), waited=waited) if restarts or waited else position
+
+    def moving_key(self) -> tuple[int, ...]:
+        """Which latents the last call had."""
+        return self._moving.key
+
+    def is_first_time_again(self, call: Call) -> bool:
+        """Whether ``call`` brings other latents for a prompt that the first step of this generation has had already, at
+        the time of that step, or at a time that is not known yet."""
+        if self.step != 0 or self._moving.key == call.moving_id.key or call.timestep is None is call.time:
+            return False
+        known = self._known_branch(call)
+        if known is None or not self._is_served(known, call):
+            return False
+        return call.time is None or call.time == self.times.last
 
     def is_certain(self) -> bool:
         """Whether no time that is on its way can tell that a generation has begun."""
@@ -205,7 +220,7 @@ class Clock:
             return False
         if self._trust_latents and call.moving and self._moving.key == call.moving_id.key:
             return True
-        if call.timestep_id is not None and self.timestep is not None and call.timestep_id.key == self.timestep.key:
+        if call.timestep_id is not None and self._timestep is not None and call.timestep_id.key == self._timestep.key:
             return True
         names = {self._branches[branch].context for branch in self._seen}
         if call.context is not None and call.context not in names and names != {None}:
@@ -232,7 +247,8 @@ class Clock:
         )
         if call.timestep is None:
             return prompt_changed or (reshaped and known is None), True
-        return False, known is not None and bool(call.conditioning)
+        ends_elsewhere = self.told or num_steps is not None
+        return False, ends_elsewhere and known is not None and bool(call.conditioning)
 
     def end(self) -> None:
         """The generation is over: the next call begins another, whatever its time."""
@@ -276,6 +292,6 @@ class Clock:
                 self._lasting.discard(call.frame)  # twice in a row: new tensors at every step
             self._branches[branch] = _Branch(call.prompt_id, False, call.context, self.step, holder is not None)
         self._seen.setdefault(branch, {})[call.frame] = call.graph
-        self._moving, self.timestep, self._shape = call.moving_id, call.timestep_id, call.shape
+        self._moving, self._timestep, self._shape = call.moving_id, call.timestep_id, call.shape
         self._calls += 1
         return settled

@@ -24,6 +24,7 @@ from .session import Session, SessionInUse, current_session
 from .state import ModuleState
 from .stats import GenerationStats
 from .table import Owner, SideTable
+from .tracks import sample, state_of
 from .transfer import Outbox
 
 log = logging.getLogger("dit_compile")
@@ -138,11 +139,13 @@ class CachedGraph:
         _, config, policy, forecaster = self.settings(session)
         places, outbox = self._places, Outbox()
         call = self._call(args, state, owner)
+        state = state_of(state, call)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps)
         for start in position.restarts:
             state.restart(start)
         if position.new_generation or state.generation is None:
-            state.begin_generation(GenerationStats(self._name, session.name, config, self._clock_source(config)))
+            stats = GenerationStats(self._name, session.name, config, self._clock_source(config))
+            state.begin_generation(stats, sample(call.moving))
         assert state.generation is not None
         state.generation.host_reads += position.waited
         if position.left or position.new_prompt or position.settled is not None:

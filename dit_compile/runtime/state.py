@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from ..readers import format_bytes
 from .budget import Budget
 from .clock import Clock, Position
@@ -29,6 +31,14 @@ class SharedDiff:
 
 
 @dataclass
+class Track:
+    """One of several trajectories of one prompt: its state, and a sample of its last latents."""
+
+    state: ModuleState
+    latents: Tensor
+
+
+@dataclass
 class ModuleState:
     """State of one module in one session. Used by one call at a time.
 
@@ -43,17 +53,23 @@ class ModuleState:
     diffs: dict[tuple[int, int, int], SharedDiff] = field(default_factory=dict)  # (frame, region, group)
     generation: GenerationStats | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)  # held during a call
+    origin: Tensor | None = None  # a sample of the first latents of the generation
+    tracks: list[Track] = field(default_factory=list)  # trajectories that may advance together, this one first
+    current: int = 0  # the one of them that was called last
+    several: bool = False  # whether they do advance together, as is known two steps later
     announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
 
-    def begin_generation(self, stats: GenerationStats) -> None:
+    def begin_generation(self, stats: GenerationStats, origin: Tensor | None) -> None:
         """Ends the running generation and frees its snapshots."""
         self.end_generation()
         self.free()
-        self.generation = stats
+        self.generation, self.origin = stats, origin
         self.history.append(stats)
 
     def end_generation(self) -> None:
-        """Closes the statistics of the running generation."""
+        """Closes the statistics of the running generation, also of other trajectories."""
+        for other in self._others():
+            other.end_generation()
         stats = self.generation
         if stats is not None and not stats.ended:
             stats.ended = True
@@ -131,7 +147,11 @@ class ModuleState:
 
     def bytes_held(self) -> int:
         """Safe to ask from another thread than the one that calls the model."""
-        return sum(slots.nbytes() for slots in list(self.slots.values()))
+        here = sum(slots.nbytes() for slots in list(self.slots.values()))
+        return here + sum(other.bytes_held() for other in self._others())
+
+    def _others(self) -> list[ModuleState]:
+        return [track.state for track in self.tracks[1:]]
 
     def free(self) -> None:
         """Frees what the generation holds of earlier steps; statistics stay."""
@@ -141,5 +161,11 @@ class ModuleState:
     def release(self) -> None:
         """The generation is over: frees what it holds; the next call begins another."""
         self.end_generation()
+        self.tracks = []
         self.free()
         self.clock.end()
+
+    def take_over(self, other: ModuleState) -> None:
+        """Goes on with the generation of ``other``."""
+        self.clock, self.slots, self.diffs = other.clock, other.slots, other.diffs
+        self.generation, self.origin = other.generation, other.origin

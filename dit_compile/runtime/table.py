@@ -107,6 +107,7 @@ class SideTable:
         for owner in self.owners(model):
             state = self._states.get((owner, session))
             if state is not None and not state.busy.locked():
+                state.clock.told = True
                 state.release()
 
     def forget(self, owner: Owner, session: str) -> None:
