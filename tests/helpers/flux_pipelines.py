@@ -48,7 +48,7 @@ IMAGE_TO_IMAGE = dict(image=picture(8), strength=0.75)
 
 FLUX_1 = [
     Pipeline("FLUX, distilled guidance", flux(guidance_embeds=True), run_flux(), calls=[ONE]),
-    Pipeline("FLUX, true guidance", flux(), run_flux(**GUIDED), calls=[TWO]),
+    Pipeline("FLUX, true guidance", flux(), run_flux(**GUIDED), calls=[TWO], fast=True),
     Pipeline("FLUX, image to image", flux(FluxImg2ImgPipeline), run_flux(**IMAGE_TO_IMAGE), calls=[(1,) * MOST]),
     Pipeline(
         "FLUX, inpainting with true guidance",

@@ -56,7 +56,8 @@ from registry import registered
 
 
 def sd3(cls: type = StableDiffusion3Pipeline, **parts: Any) -> Callable[[], Any]:
-    return assembled(cls, transformer=registered("SD3Transformer2DModel").build, scheduler=flow, **parts)
+    model = registered("SD3Transformer2DModel")
+    return assembled(cls, transformer=model.build, scheduler=flow, vae=vae(4), **parts)
 
 
 def run_sd3(batch: int = 1, **arguments: Any) -> Callable[..., torch.Tensor]:
@@ -94,13 +95,13 @@ SD3 = [
     ),
     Pipeline(
         "SD3, image to image",
-        sd3(StableDiffusion3Img2ImgPipeline, vae=vae(4)),
+        sd3(StableDiffusion3Img2ImgPipeline),
         run_sd3(image=picture(16), strength=0.75),
         calls=[(1,) * MOST],
     ),
     Pipeline(
         "SD3, ControlNet",
-        sd3(StableDiffusion3ControlNetPipeline, vae=vae(4), controlnet=sd3_controlnet),
+        sd3(StableDiffusion3ControlNetPipeline, controlnet=sd3_controlnet),
         run_sd3(control_image=picture(16), control_guidance_end=0.6),
         calls=[ONE],
     ),
@@ -178,7 +179,10 @@ OTHERS = [
         running({}, prompt="some words", height=64, width=64), ONE,
         parts=dict(tokenizer=Words, text_encoder=Words),
     ),
-    spec("Chroma", ChromaPipeline, "ChromaTransformer2DModel", shifted, run_guided(6, 32, **masks(torch.float32)), TWO),
+    spec(
+        "Chroma", ChromaPipeline, "ChromaTransformer2DModel", shifted,
+        run_guided(6, 32, height=8, width=8, **masks(torch.float32)), TWO, parts=dict(vae=vae(1)),
+    ),
     spec(
         "CogView3-Plus", CogView3PlusPipeline, "CogView3PlusTransformer2DModel", CogVideoXDPMScheduler,
         run_guided(6, 16), ONE,
