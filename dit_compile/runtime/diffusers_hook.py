@@ -1,11 +1,13 @@
-"""What pipelines of diffusers announce: the name of each denoising call, and the end of each pipeline call.
+"""What pipelines of diffusers announce: the name of each denoising call, and where a run begins and ends.
 
 About fifty pipelines wrap their calls in ``with transformer.cache_context("cond"):`` for the step caches that diffusers
 itself has (a method of ``CacheMixin``, which two thirds of its transformers have). All pipelines end with
 ``self.maybe_free_model_hooks()`` (a method of ``DiffusionPipeline``), modular ones with
-``transformer._reset_stateful_cache()`` (``CacheMixin``). The three methods are wrapped once per process, in the class:
-nothing is put on a model of the user's, so it is pickled, copied and saved as before, and a model is heard from its
-first call on.
+``transformer._reset_stateful_cache()`` (``CacheMixin``). A run that ends with an exception does not get there: the next
+one may be at the same time, or at a later one, and nothing but ``self.progress_bar()`` (``DiffusionPipeline``), with
+which every denoising loop begins, tells that it is not the same run. The four methods are wrapped once per process, in
+the class: nothing is put on a model of the user's, so it is pickled, copied and saved as before, and a model is heard
+from its first call on.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def announced() -> Announced | None:
 
 
 def listen(on_end: Callable[[torch.nn.Module], None]) -> None:
-    """Wraps the methods once diffusers is loaded; ``on_end(model)`` is called at the end of each pipeline call.
+    """Wraps the methods once diffusers is loaded; ``on_end(model)`` is called where each run of a pipeline ends, and
+    before the first step of the next.
 
     Costs a dictionary lookup where there is nothing left to do, so it may be called before every compilation.
     """
@@ -83,15 +86,15 @@ def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
     return reset_stateful_cache
 
 
-def _ending_pipeline(method: Callable[..., Any]) -> Callable[..., Any]:
+def _bounding_run(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def maybe_free_model_hooks(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
-        models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    def bounding_run(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        models = [part for part in vars(pipeline).values() if isinstance(part, torch.nn.Module)]
         result = method(pipeline, *args, **kwargs)
         _tell(models)
         return result
 
-    return maybe_free_model_hooks
+    return bounding_run
 
 
 def _tell(models: Iterable[torch.nn.Module]) -> None:
@@ -103,5 +106,6 @@ def _tell(models: Iterable[torch.nn.Module]) -> None:
 _METHODS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     ("diffusers.models.cache_utils", "CacheMixin", "cache_context", _named),
     ("diffusers.models.cache_utils", "CacheMixin", "_reset_stateful_cache", _ending),
-    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "maybe_free_model_hooks", _ending_pipeline),
+    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "maybe_free_model_hooks", _bounding_run),
+    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "progress_bar", _bounding_run),
 )

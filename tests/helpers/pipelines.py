@@ -66,21 +66,24 @@ class Denoiser:
         return [stats for stats in dit_compile.stats(self.model) if stats.session == session]
 
     def check(self, session: str, runs: int, mask: str | None) -> None:
+        self.check_runs(session, [self.calls] * runs, mask)
+
+    def check_runs(self, session: str, runs: Sequence[Sequence[int]], mask: str | None) -> None:
         """One generation per run, each with its steps and branches; every branch follows ``mask``, where there is one,
-        and has one prompt."""
+        and has one prompt. ``runs`` has the calls of each step of each run."""
         generations = self.generations(session)
-        assert len(generations) == runs, [len(stats.steps) for stats in generations]
+        assert len(generations) == len(runs), [len(stats.steps) for stats in generations]
         prompts, self.prompts = self.prompts, []
-        assert len(prompts) == runs * sum(self.calls)
-        for stats in generations:
+        assert len(prompts) == sum(map(sum, runs))
+        for stats, calls in zip(generations, runs, strict=True):
             first = [step for step in stats.steps if step.region == 0]
             mine, prompts = prompts[: len(first)], prompts[len(first) :]
             at = defaultdict(set)
             for step in stats.steps:
                 at[step.region, step.index].add(step.branch)
             for region in {step.region for step in stats.steps}:
-                found = [len(at[region, index]) for index in range(len(self.calls))]
-                assert found == list(self.calls), f"calls of each step in region {region}"
+                found = [len(at[region, index]) for index in range(len(calls))]
+                assert found == list(calls), f"calls of each step in region {region}"
             assert len(stats.steps) == sum(map(len, at.values())), "a branch was called twice at one step"
             of_branch = defaultdict(set)
             for step, prompt in zip(first, mine, strict=True):

@@ -18,9 +18,9 @@ _FEW_BLOCKS: dict[str, dict[str, Any]] = {
 }
 
 
-def registered(cls: str, **config: Any) -> Model:
-    """The plain variant of a class, with changes to its configuration."""
-    spec = next(spec for spec in MODELS if spec.cls == cls and not spec.variant)
+def registered(cls: str, variant: str = "", **config: Any) -> Model:
+    """A class (its plain variant, unless one is named), with changes to its configuration."""
+    spec = next(spec for spec in MODELS if spec.cls == cls and spec.variant == variant)
     return replace(spec, config=spec.config | config)
 
 

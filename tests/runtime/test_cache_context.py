@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from examine import error
 from registry import registered
 
@@ -165,6 +166,36 @@ def test_the_end_of_a_pipeline_call_ends_the_generation():
         model(**spec.call(5, steps=40))
     assert [len(generation.steps) for generation in dit_compile.stats(model)] == [6, 1]
     assert dit_compile.stats(model)[-1].steps[0].reason == "no_snapshot"
+
+
+class Aborted(Exception):
+    pass
+
+
+class Plain(DiffusionPipeline):
+    def __init__(self, transformer):
+        super().__init__()
+        self.register_modules(transformer=transformer)
+
+    def __call__(self, spec, steps):
+        for index in self.progress_bar(steps):
+            if index is None:
+                raise Aborted
+            self.transformer(**spec.call(index, steps=40))
+        self.maybe_free_model_hooks()
+
+
+@torch.no_grad()
+def test_a_run_that_was_aborted_is_over_when_the_next_begins():
+    """Nothing else tells: the next run, of the second half of the steps, goes on in time with the same tensors."""
+    spec, plain = flux()
+    model = torch.compile(plain, backend="dit_cache", options={"inner": "eager", "residual_diff_threshold": 1.0})
+    pipe = Plain(model)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(Aborted):
+        pipe(spec, steps=[0, 1, 2, None])
+    pipe(spec, steps=range(20, 25))
+    assert [len(generation.steps) for generation in dit_compile.stats(model)] == [3, 5]
 
 
 @torch.no_grad()
