@@ -28,7 +28,8 @@ class Pipeline:
     latents.
 
     ``calls`` says, for each of ``denoisers`` (experts), how many calls each step of a run has: ((2, 2, 1),) is one
-    denoiser and three steps, the last of them without guidance.
+    denoiser and three steps, the last of them without guidance. ``windows`` says the same of further loops of one
+    denoiser in a run (the windows of a long video); each loop is a generation.
 
     ``prompt`` names the argument that tells branches apart (None: nothing does), ``dynamo`` are settings of Dynamo that
     the model needs to be cached, ``tolerance`` of outputs is relative to the largest number.
@@ -39,6 +40,7 @@ class Pipeline:
     run: Callable[[Any, int], Tensor]
     calls: Sequence[Sequence[int]]
     denoisers: Sequence[str] = ("transformer",)
+    windows: Sequence[Sequence[int]] = ()
     prompt: str | None = "encoder_hidden_states"
     dynamo: dict[str, Any] = field(default_factory=dict)
     fast: bool = False
@@ -48,9 +50,9 @@ class Pipeline:
 class Denoiser:
     """A compiled model of a pipeline, and the prompt of each of its calls."""
 
-    def __init__(self, model: torch.nn.Module, calls: Sequence[int], prompt: str | None) -> None:
+    def __init__(self, model: torch.nn.Module, loops: Sequence[Sequence[int]], prompt: str | None) -> None:
         self.model = model
-        self.calls = calls
+        self.loops = loops  # of one run, and in each of them how many calls each step has
         self.prompts: list[tuple[float, ...]] = []
         self.compiled: Any = torch.compile(model, backend="dit_cache", options={"inner": "eager"})
         forward = self.compiled.forward
@@ -66,21 +68,22 @@ class Denoiser:
         return [stats for stats in dit_compile.stats(self.model) if stats.session == session]
 
     def check(self, session: str, runs: int, mask: str | None) -> None:
-        """One generation per run, each with its steps and branches; every branch follows ``mask``, where there is one,
+        """One generation per loop of a run, each with its steps and branches; every branch follows ``mask``, where there is one,
         and has one prompt."""
         generations = self.generations(session)
-        assert len(generations) == runs, [len(stats.steps) for stats in generations]
+        loops = [*self.loops] * runs
+        assert len(generations) == len(loops), [len(stats.steps) for stats in generations]
         prompts, self.prompts = self.prompts, []
-        assert len(prompts) == runs * sum(self.calls)
-        for stats in generations:
+        assert len(prompts) == sum(map(sum, loops))
+        for stats, calls in zip(generations, loops, strict=True):
             first = [step for step in stats.steps if step.region == 0]
             mine, prompts = prompts[: len(first)], prompts[len(first) :]
             at = defaultdict(set)
             for step in stats.steps:
                 at[step.region, step.index].add(step.branch)
             for region in {step.region for step in stats.steps}:
-                found = [len(at[region, index]) for index in range(len(self.calls))]
-                assert found == list(self.calls), f"calls of each step in region {region}"
+                found = [len(at[region, index]) for index in range(len(calls))]
+                assert found == list(calls), f"calls of each step in region {region}"
             assert len(stats.steps) == sum(map(len, at.values())), "a branch was called twice at one step"
             of_branch = defaultdict(set)
             for step, prompt in zip(first, mine, strict=True):
@@ -109,7 +112,7 @@ class Denoiser:
 def compile_denoisers(pipe: Any, spec: Pipeline) -> list[Denoiser]:
     made = []
     for name, calls in zip(spec.denoisers, spec.calls, strict=True):
-        made.append(Denoiser(getattr(pipe, name), calls, spec.prompt))
+        made.append(Denoiser(getattr(pipe, name), [calls, *spec.windows], spec.prompt))
         setattr(pipe, name, made[-1].compiled)
     return made
 

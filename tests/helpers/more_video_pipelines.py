@@ -1,0 +1,221 @@
+"""Pipelines that make videos: all families but those of Wan and of HunyuanVideo."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from pipeline_parts import STEPS, build, masks, noise, part, prompts, run
+from pipelines import Pipeline
+from torch import Tensor
+from video_pipelines import EULER, FEW, IMAGE, SIZE, UNIPC, WAN_VAE
+
+DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+LTX_VAE = part(
+    "AutoencoderKLLTXVideo", latent_channels=4, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+    layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, False, False),
+    decoder_spatio_temporal_scaling=(True, True, False, False), patch_size=1,
+)  # fmt: skip
+LTX2_VAE = part(
+    "AutoencoderKLLTX2Video", latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,),
+    layers_per_block=(1,), decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,),
+    decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False), downsample_type=("spatial",),
+    upsample_residual=(False,), upsample_factor=(1,), patch_size=1,
+)  # fmt: skip
+LTX2_AUDIO_VAE = part(
+    "AutoencoderKLLTX2Audio", base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2,
+    mel_bins=8,
+)  # fmt: skip
+MAGVIT = part(
+    "AutoencoderKLMagvit", latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2,
+    spatial_group_norm=False,
+)  # fmt: skip
+
+LTX = ("LTXVideoTransformer3DModel", FEW)
+COGVIDEOX = ("CogVideoXTransformer3DModel", FEW)
+COSMOS = ("CosmosTransformer3DModel", FEW)
+LTX2_PARTS = dict(scheduler=DYNAMIC_EULER, vae=LTX2_VAE, audio_vae=LTX2_AUDIO_VAE)
+
+
+class SafetyChecker(torch.nn.Module):
+    """The pipelines insist on one, but it would only look at prompts and at pictures."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+
+def connectors() -> torch.nn.Module:
+    layers = {
+        f"{stream}_connector_{name}": value
+        for stream in ("video", "audio")
+        for name, value in dict(
+            num_attention_heads=2, attention_head_dim=8, num_layers=1, num_learnable_registers=None
+        ).items()
+    }
+    made = LTX2TextConnectors(caption_channels=16, text_proj_in_factor=1, rope_double_precision=False, **layers)
+    return made.eval().requires_grad_(False)
+
+
+def ltx2(scheduler=DYNAMIC_EULER):
+    return build(
+        "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=scheduler, vae=LTX2_VAE,
+        audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
+    )  # fmt: skip
+
+
+LTX_PROMPTS = prompts(10, 16) | masks(7, 4, length=10)
+LTX2_RUN = LTX_PROMPTS | dict(height=32, width=32, num_frames=3, spatio_temporal_guidance_blocks=[1])
+
+
+# fmt: off
+MORE_VIDEO_PIPELINES = [
+    Pipeline(
+        "LTX",
+        build("LTXPipeline", LTX, scheduler=DYNAMIC_EULER),
+        run(**LTX_PROMPTS, height=64, width=64, num_frames=9),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "LTX condition",
+        build("LTXConditionPipeline", LTX, scheduler=EULER, vae=LTX_VAE),
+        run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "LTX-2, without guidance",
+        ltx2(),
+        run(**LTX2_RUN, guidance_scale=1.0, stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_guidance_scale=1.0,
+            audio_modality_scale=1.0),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "LTX-2, every guidance",
+        ltx2(),
+        run(**LTX2_RUN),
+        calls=[(3,) * STEPS],
+    ),
+    Pipeline(
+        "LTX-2, spatio-temporal guidance",
+        ltx2(),
+        run(**LTX2_RUN, modality_scale=1.0, audio_modality_scale=1.0),
+        calls=[(2,) * STEPS],
+        fast=True,
+    ),
+    Pipeline(
+        "CogVideoX",
+        build("CogVideoXPipeline", COGVIDEOX, scheduler=part("CogVideoXDPMScheduler")),
+        run(**prompts(8, 16), num_frames=5),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "CogVideoX, dynamic guidance",
+        build("CogVideoXPipeline", COGVIDEOX, scheduler=part("CogVideoXDDIMScheduler")),
+        run(**prompts(8, 16), num_frames=5, use_dynamic_cfg=True),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "Mochi",
+        build(
+            "MochiPipeline", ("MochiTransformer3DModel", FEW),
+            scheduler=part("FlowMatchEulerDiscreteScheduler", invert_sigmas=True),
+        ),
+        run(
+            **prompts(10, 16), **masks(7, 4, 10, dtype=torch.bool), height=32, width=32, num_frames=7
+        ),
+        calls=[(1,) * STEPS],
+        dynamo=dict(capture_dynamic_output_shape_ops=True),
+    ),
+    Pipeline(
+        "Allegro",
+        build("AllegroPipeline", ("AllegroTransformer3DModel", FEW), scheduler=part("EulerAncestralDiscreteScheduler")),
+        run(**prompts(8, 8), **masks(6, 5, length=8), negative_prompt=None),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "Latte",
+        build("LattePipeline", ("LatteTransformer3DModel", {}), scheduler=part("DDIMScheduler")),
+        run(**prompts(8, 8), negative_prompt=None, video_length=3, height=64, width=64),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "EasyAnimate",
+        build("EasyAnimatePipeline", ("EasyAnimateTransformer3DModel", {}), scheduler=DYNAMIC_EULER, vae=MAGVIT),
+        run(**prompts(8, 16), **masks(6, 5, length=8), **SIZE),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "Cosmos",
+        build(
+            "CosmosTextToWorldPipeline", COSMOS, scheduler=part("EDMEulerScheduler", final_sigmas_type="sigma_min"),
+            safety_checker=SafetyChecker,
+        ),
+        run(**prompts(12, 16), height=32, width=32, num_frames=9),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Cosmos 2, text to image",
+        build(
+            "Cosmos2TextToImagePipeline", COSMOS, scheduler=part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True),
+            safety_checker=SafetyChecker,
+        ),
+        run(**prompts(12, 16), height=32, width=32),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Cosmos 2, video to world",
+        build(
+            "Cosmos2VideoToWorldPipeline", ("CosmosTransformer3DModel", FEW | dict(in_channels=5)),
+            scheduler=part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True), safety_checker=SafetyChecker,
+            vae=WAN_VAE,
+        ),
+        run(image=IMAGE, **prompts(12, 16), **SIZE),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Kandinsky 5",
+        build(
+            "Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER,
+        ),
+        run(
+            **prompts(7, 16, name="prompt_embeds_qwen"), **prompts(12, name="prompt_embeds_clip"),
+            prompt_cu_seqlens=torch.tensor([0, 7]), negative_prompt_cu_seqlens=torch.tensor([0, 7]), **SIZE,
+        ),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Sana video",
+        build("SanaVideoPipeline", ("SanaVideoTransformer3DModel", FEW), scheduler=part(
+            "DPMSolverMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True)),
+        run(
+            **prompts(8, 16), **masks(6, 5, length=8), negative_prompt=None, height=32, width=32, frames=5,
+            use_resolution_binning=False,
+        ),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "AnyFlow",
+        build(
+            "AnyFlowPipeline", ("AnyFlowTransformer3DModel", FEW), scheduler=part("FlowMapEulerDiscreteScheduler"),
+        ),
+        run(**prompts(8, 16), **SIZE, guidance_scale=3.0),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
+        "Motif",
+        build(
+            "MotifVideoPipeline", ("MotifVideoTransformer3DModel", dict(num_layers=2, num_single_layers=2, image_embed_dim=None)),
+            scheduler=DYNAMIC_EULER, vae=WAN_VAE, guider=part("ClassifierFreeGuidance", guidance_scale=4.0),
+        ),
+        run(**prompts(10, 16), **masks(7, 4, length=10), **SIZE),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Helios, two chunks",
+        build("HeliosPipeline", ("HeliosTransformer3DModel", FEW), scheduler=part("HeliosScheduler", stages=1), vae=WAN_VAE),
+        run(
+            **prompts(12, 16), height=32, width=32, num_frames=10, num_latent_frames_per_chunk=2,
+        ),
+        calls=[(2,) * STEPS],
+        windows=[(2,) * STEPS],
+    ),
+]
+# fmt: on
