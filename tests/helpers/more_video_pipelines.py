@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from pipeline_parts import STEPS, build, masks, noise, part, prompts, run
+from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run
 from pipelines import Pipeline
 from torch import Tensor
-from video_pipelines import EULER, FEW, IMAGE, SIZE, UNIPC, WAN_VAE
+from video_pipelines import FEW, IMAGE, SIZE, WAN_VAE
 
 DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
 LTX_VAE = part(

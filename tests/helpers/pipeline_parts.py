@@ -70,3 +70,6 @@ def part(cls: str, **config: Any) -> Callable[[], Any]:
         return made.eval().requires_grad_(False) if isinstance(made, torch.nn.Module) else made
 
     return make
+
+
+EULER = part("FlowMatchEulerDiscreteScheduler", shift=3.0)

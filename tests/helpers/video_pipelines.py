@@ -6,15 +6,21 @@ from functools import partial
 
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel,SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
-from pipeline_parts import STEPS, build, masks, noise, part, prompts, run
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run
 from pipelines import Pipeline
 
 SIZE = dict(height=32, width=32, num_frames=5)
 IMAGE = Image.fromarray((noise(32, 32, 3).sigmoid() * 255).byte().numpy())
 
 UNIPC = part("UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-EULER = part("FlowMatchEulerDiscreteScheduler", shift=3.0)
 
 WAN_VAE = part(
     "AutoencoderKLWan", base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4,
