@@ -81,8 +81,9 @@ AUDIO_PIPELINES = [
     Pipeline(
         "Stable Audio",
         build(
-            "StableAudioPipeline", ("StableAudioDiTModel", dict(num_layers=3, global_states_input_dim=16)), scheduler=part("EDMDPMSolverMultistepScheduler"),
-            projection_model=projection, vae=part("AutoencoderOobleck", **OOBLECK, decoder_input_channels=4, sampling_rate=16),
+            "StableAudioPipeline", ("StableAudioDiTModel", dict(num_layers=3, global_states_input_dim=16)),
+            scheduler=part("EDMDPMSolverMultistepScheduler"), projection_model=projection,
+            vae=part("AutoencoderOobleck", **OOBLECK, decoder_input_channels=4, sampling_rate=16),
         ),
         run(**prompts(4, 8), **DECODED),
         calls=[(1,) * STEPS],

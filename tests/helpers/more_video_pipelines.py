@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run
+from pipeline_parts import EULER, STEPS, build, masks, part, prompts, run
 from pipelines import Pipeline
-from torch import Tensor
 from video_pipelines import FEW, IMAGE, SIZE, WAN_VAE
 
 DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+KARRAS_EULER = part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)
 LTX_VAE = part(
-    "AutoencoderKLLTXVideo", latent_channels=4, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+    "AutoencoderKLLTXVideo", latent_channels=4, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
     layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, False, False),
     decoder_spatio_temporal_scaling=(True, True, False, False), patch_size=1,
 )  # fmt: skip
@@ -29,11 +29,13 @@ MAGVIT = part(
     "AutoencoderKLMagvit", latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2,
     spatial_group_norm=False,
 )  # fmt: skip
+COGVIDEOX_VAE = part(
+    "AutoencoderKLCogVideoX", latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2,
+)  # fmt: skip
 
 LTX = ("LTXVideoTransformer3DModel", FEW)
 COGVIDEOX = ("CogVideoXTransformer3DModel", FEW)
 COSMOS = ("CosmosTransformer3DModel", FEW)
-LTX2_PARTS = dict(scheduler=DYNAMIC_EULER, vae=LTX2_VAE, audio_vae=LTX2_AUDIO_VAE)
 
 
 class SafetyChecker(torch.nn.Module):
@@ -55,13 +57,10 @@ def connectors() -> torch.nn.Module:
     return made.eval().requires_grad_(False)
 
 
-def ltx2(scheduler=DYNAMIC_EULER):
-    return build(
-        "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=scheduler, vae=LTX2_VAE,
-        audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
-    )  # fmt: skip
-
-
+LTX2 = build(
+    "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=DYNAMIC_EULER, vae=LTX2_VAE,
+    audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
+)  # fmt: skip
 LTX_PROMPTS = prompts(10, 16) | masks(7, 4, length=10)
 LTX2_RUN = LTX_PROMPTS | dict(height=32, width=32, num_frames=3, spatio_temporal_guidance_blocks=[1])
 
@@ -81,21 +80,29 @@ MORE_VIDEO_PIPELINES = [
         calls=[(1,) * STEPS],
     ),
     Pipeline(
+        "LTX, image to video",
+        build("LTXImageToVideoPipeline", LTX, scheduler=DYNAMIC_EULER, vae=LTX_VAE),
+        run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
         "LTX-2, without guidance",
-        ltx2(),
-        run(**LTX2_RUN, guidance_scale=1.0, stg_scale=0.0, audio_stg_scale=0.0, modality_scale=1.0, audio_guidance_scale=1.0,
-            audio_modality_scale=1.0),
+        LTX2,
+        run(
+            **LTX2_RUN, guidance_scale=1.0, stg_scale=0.0, modality_scale=1.0, audio_guidance_scale=1.0,
+            audio_stg_scale=0.0, audio_modality_scale=1.0,
+        ),
         calls=[(1,) * STEPS],
     ),
     Pipeline(
         "LTX-2, every guidance",
-        ltx2(),
+        LTX2,
         run(**LTX2_RUN),
         calls=[(3,) * STEPS],
     ),
     Pipeline(
         "LTX-2, spatio-temporal guidance",
-        ltx2(),
+        LTX2,
         run(**LTX2_RUN, modality_scale=1.0, audio_modality_scale=1.0),
         calls=[(2,) * STEPS],
         fast=True,
@@ -113,14 +120,21 @@ MORE_VIDEO_PIPELINES = [
         calls=[(1,) * STEPS],
     ),
     Pipeline(
+        "CogVideoX, image to video",
+        build(
+            "CogVideoXImageToVideoPipeline", ("CogVideoXTransformer3DModel", FEW | dict(in_channels=8)),
+            scheduler=part("CogVideoXDDIMScheduler"), vae=COGVIDEOX_VAE,
+        ),
+        run(**prompts(8, 16), image=IMAGE, height=64, width=64, num_frames=5),
+        calls=[(1,) * STEPS],
+    ),
+    Pipeline(
         "Mochi",
         build(
             "MochiPipeline", ("MochiTransformer3DModel", FEW),
             scheduler=part("FlowMatchEulerDiscreteScheduler", invert_sigmas=True),
         ),
-        run(
-            **prompts(10, 16), **masks(7, 4, 10, dtype=torch.bool), height=32, width=32, num_frames=7
-        ),
+        run(**prompts(10, 16), **masks(7, 4, 10, dtype=torch.bool), height=32, width=32, num_frames=7),
         calls=[(1,) * STEPS],
         dynamo=dict(capture_dynamic_output_shape_ops=True),
     ),
@@ -154,7 +168,7 @@ MORE_VIDEO_PIPELINES = [
     Pipeline(
         "Cosmos 2, text to image",
         build(
-            "Cosmos2TextToImagePipeline", COSMOS, scheduler=part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True),
+            "Cosmos2TextToImagePipeline", COSMOS, scheduler=KARRAS_EULER,
             safety_checker=SafetyChecker,
         ),
         run(**prompts(12, 16), height=32, width=32),
@@ -164,7 +178,7 @@ MORE_VIDEO_PIPELINES = [
         "Cosmos 2, video to world",
         build(
             "Cosmos2VideoToWorldPipeline", ("CosmosTransformer3DModel", FEW | dict(in_channels=5)),
-            scheduler=part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True), safety_checker=SafetyChecker,
+            scheduler=KARRAS_EULER, safety_checker=SafetyChecker,
             vae=WAN_VAE,
         ),
         run(image=IMAGE, **prompts(12, 16), **SIZE),
@@ -172,9 +186,7 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "Kandinsky 5",
-        build(
-            "Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER,
-        ),
+        build("Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER),
         run(
             **prompts(7, 16, name="prompt_embeds_qwen"), **prompts(12, name="prompt_embeds_clip"),
             prompt_cu_seqlens=torch.tensor([0, 7]), negative_prompt_cu_seqlens=torch.tensor([0, 7]), **SIZE,
@@ -183,8 +195,10 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "Sana video",
-        build("SanaVideoPipeline", ("SanaVideoTransformer3DModel", FEW), scheduler=part(
-            "DPMSolverMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True)),
+        build(
+            "SanaVideoPipeline", ("SanaVideoTransformer3DModel", FEW),
+            scheduler=part("DPMSolverMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True),
+        ),
         run(
             **prompts(8, 16), **masks(6, 5, length=8), negative_prompt=None, height=32, width=32, frames=5,
             use_resolution_binning=False,
@@ -193,16 +207,26 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "AnyFlow",
-        build(
-            "AnyFlowPipeline", ("AnyFlowTransformer3DModel", FEW), scheduler=part("FlowMapEulerDiscreteScheduler"),
-        ),
+        build("AnyFlowPipeline", ("AnyFlowTransformer3DModel", FEW), scheduler=part("FlowMapEulerDiscreteScheduler")),
         run(**prompts(8, 16), **SIZE, guidance_scale=3.0),
         calls=[(1,) * STEPS],
     ),
     Pipeline(
+        "AnyFlow, two chunks",
+        build(
+            "AnyFlowFARPipeline", ("AnyFlowFARTransformer3DModel", FEW),
+            scheduler=part("FlowMapEulerDiscreteScheduler"),
+        ),
+        run(**prompts(8, 16), height=32, width=32, num_frames=5, chunk_partition=[1, 1], guidance_scale=3.0),
+        calls=[(1,) * STEPS],
+        windows=[(1,) * STEPS],
+        aside=lambda arguments: arguments["kv_cache_flag"]["is_cache_step"],
+    ),
+    Pipeline(
         "Motif",
         build(
-            "MotifVideoPipeline", ("MotifVideoTransformer3DModel", dict(num_layers=2, num_single_layers=2, image_embed_dim=None)),
+            "MotifVideoPipeline",
+            ("MotifVideoTransformer3DModel", dict(num_layers=2, num_single_layers=2, image_embed_dim=None)),
             scheduler=DYNAMIC_EULER, vae=WAN_VAE, guider=part("ClassifierFreeGuidance", guidance_scale=4.0),
         ),
         run(**prompts(10, 16), **masks(7, 4, length=10), **SIZE),
@@ -210,10 +234,11 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "Helios, two chunks",
-        build("HeliosPipeline", ("HeliosTransformer3DModel", FEW), scheduler=part("HeliosScheduler", stages=1), vae=WAN_VAE),
-        run(
-            **prompts(12, 16), height=32, width=32, num_frames=10, num_latent_frames_per_chunk=2,
+        build(
+            "HeliosPipeline", ("HeliosTransformer3DModel", FEW), scheduler=part("HeliosScheduler", stages=1),
+            vae=WAN_VAE,
         ),
+        run(**prompts(12, 16), height=32, width=32, num_frames=10, num_latent_frames_per_chunk=2),
         calls=[(2,) * STEPS],
         windows=[(2,) * STEPS],
     ),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
+from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run
+from pipelines import Pipeline
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -14,8 +18,6 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run
-from pipelines import Pipeline
 
 SIZE = dict(height=32, width=32, num_frames=5)
 IMAGE = Image.fromarray((noise(32, 32, 3).sigmoid() * 255).byte().numpy())
@@ -42,6 +44,13 @@ SKYREELS = ("SkyReelsV2Transformer3DModel", FEW)
 FEW_HUNYUAN = dict(num_layers=2, num_single_layers=2)
 HUNYUAN = ("HunyuanVideoTransformer3DModel", FEW_HUNYUAN)
 HUNYUAN_PROMPTS = prompts(12, 16) | prompts(8, name="pooled_prompt_embeds") | masks(7, 10, length=12)
+HUNYUAN15_RUN = dict(
+    **prompts(6, 16), **masks(4, 5, 6, "prompt_embeds_mask", torch.float32), **prompts(4, 8, name="prompt_embeds_2"),
+    **masks(3, 1, 4, "prompt_embeds_mask_2", torch.float32), height=8, width=8, num_frames=3,
+)  # fmt: skip
+
+CLIP_PROCESSOR = partial(CLIPImageProcessor, size=dict(height=32, width=32), crop_size=32)
+SIGLIP_PROCESSOR = partial(SiglipImageProcessor, size=dict(height=32, width=32))
 
 
 def clip() -> CLIPVisionModel:
@@ -57,6 +66,13 @@ def siglip() -> SiglipVisionModel:
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16,
     )  # fmt: skip
     return SiglipVisionModel(config).eval().requires_grad_(False)
+
+
+def hunyuan15(**guidance: Any) -> Callable[[], Any]:
+    return build(
+        "HunyuanVideo15Pipeline", ("HunyuanVideo15Transformer3DModel", FEW), scheduler=EULER, vae=HUNYUAN15_VAE,
+        guider=part("ClassifierFreeGuidance", **guidance),
+    )  # fmt: skip
 
 
 # fmt: off
@@ -162,10 +178,23 @@ WAN_PIPELINES = [
         windows=[(2,) * STEPS] * 2,
     ),
     Pipeline(
+        "Wan Animate, two segments",
+        build(
+            "WanAnimatePipeline", ("WanAnimateTransformer3DModel", {}), scheduler=UNIPC, vae=WAN_VAE,
+            image_encoder=clip, image_processor=CLIP_PROCESSOR,
+        ),
+        run(
+            image=IMAGE, pose_video=[IMAGE] * 9, face_video=[IMAGE] * 9, **prompts(8, 16), height=32, width=32,
+            segment_frame_length=5, prev_segment_conditioning_frames=1, guidance_scale=3.0,
+        ),
+        calls=[(2,) * STEPS],
+        windows=[(2,) * STEPS],
+    ),
+    Pipeline(
         "ChronoEdit, fewer frames after the reasoning",
         build(
             "ChronoEditPipeline", ("ChronoEditTransformer3DModel", FEW | dict(in_channels=12)), scheduler=UNIPC,
-            vae=WAN_VAE, image_encoder=clip, image_processor=partial(CLIPImageProcessor, size=dict(height=32, width=32), crop_size=32),
+            vae=WAN_VAE, image_encoder=clip, image_processor=CLIP_PROCESSOR,
         ),
         run(
             image=IMAGE, **prompts(12, 16), height=32, width=32, num_frames=9,
@@ -184,17 +213,18 @@ HUNYUAN_PIPELINES = [
     ),
     Pipeline(
         "HunyuanVideo 1.5",
-        build(
-            "HunyuanVideo15Pipeline", ("HunyuanVideo15Transformer3DModel", FEW), scheduler=EULER, vae=HUNYUAN15_VAE,
-            guider=part("ClassifierFreeGuidance", guidance_scale=4.0),
-        ),
-        run(
-            **prompts(6, 16), **masks(4, 5, 6, "prompt_embeds_mask", torch.float32), **prompts(4, 8, name="prompt_embeds_2"),
-            **masks(3, 1, 4, "prompt_embeds_mask_2", torch.float32), height=8, width=8, num_frames=3,
-        ),
+        hunyuan15(guidance_scale=4.0),
+        run(**HUNYUAN15_RUN),
         calls=[(2,) * STEPS],
         dynamo=dict(capture_dynamic_output_shape_ops=True),
         fast=True,
+    ),
+    Pipeline(
+        "HunyuanVideo 1.5, guidance in the middle",
+        hunyuan15(guidance_scale=4.0, start=0.25, stop=0.75),
+        run(**HUNYUAN15_RUN),
+        calls=[(1, 1, 2, 2, 2, 2, 1, 1)],
+        dynamo=dict(capture_dynamic_output_shape_ops=True),
     ),
     Pipeline(
         "HunyuanVideo, image to video by token",
@@ -221,7 +251,7 @@ HUNYUAN_PIPELINES = [
         build(
             "HunyuanVideoFramepackPipeline", ("HunyuanVideoFramepackTransformer3DModel", FEW_HUNYUAN),
             scheduler=part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True), vae=HUNYUAN_VAE,
-            image_encoder=siglip, feature_extractor=partial(SiglipImageProcessor, size=dict(height=32, width=32)),
+            image_encoder=siglip, feature_extractor=SIGLIP_PROCESSOR,
         ),
         run(
             image=IMAGE, **HUNYUAN_PROMPTS, height=32, width=32, num_frames=9, latent_window_size=2, true_cfg_scale=3.0,
