@@ -6,23 +6,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers.pipelines.ace_step import AceStepConditionEncoder
+from diffusers.pipelines.ace_step import AceStepAudioTokenDetokenizer, AceStepAudioTokenizer, AceStepConditionEncoder
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
-from pipeline_parts import EULER, STEPS, build, masks, part, prompts, run
+from pipeline_parts import EULER, STEPS, build, masks, noise, part, prompts, run, tokenizer
 from pipelines import Pipeline
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import Qwen3Config, Qwen3Model
 
-OOBLECK = dict(encoder_hidden_size=4, downsampling_ratios=[2, 4], channel_multiples=[1, 2], decoder_channels=4)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Knows no word: of a prompt only the length counts."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel({"<pad>": 0, "<unk>": 1}, "<unk>")), pad_token="<pad>", unk_token="<unk>"
-    )
+ACE_AUDIO = dict(
+    hidden_size=16, intermediate_size=16, audio_acoustic_hidden_dim=8, num_attention_pooler_hidden_layers=1,
+    num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+)  # fmt: skip
+OOBLECK = dict(encoder_hidden_size=16, downsampling_ratios=[2, 4], channel_multiples=[1, 2], decoder_channels=4)
 
 
 def text_encoder() -> torch.nn.Module:
@@ -54,6 +49,8 @@ ACE_STEP = build(
     scheduler=part("FlowMatchEulerDiscreteScheduler", num_train_timesteps=1), tokenizer=tokenizer,
     text_encoder=text_encoder, condition_encoder=condition_encoder,
     vae=part("AutoencoderOobleck", **OOBLECK, decoder_input_channels=8, sampling_rate=64),
+    audio_tokenizer=partial(AceStepAudioTokenizer, **ACE_AUDIO, fsq_dim=16),
+    audio_token_detokenizer=partial(AceStepAudioTokenDetokenizer, **ACE_AUDIO),
 )  # fmt: skip
 
 
@@ -77,6 +74,12 @@ AUDIO_PIPELINES = [
         run_ace_step(cfg_interval_start=0.15, cfg_interval_end=0.4),
         calls=[(1,) * STEPS],
         prompt=None,  # the batch of the guided call holds both prompts
+    ),
+    Pipeline(
+        "ACE-Step, a cover",
+        ACE_STEP,
+        run_ace_step(task_type="cover", src_audio=noise(2, 192).tanh(), audio_cover_strength=0.6),
+        calls=[(2,) * STEPS],  # the guided one, with both prompts, and one without the song that is covered
     ),
     Pipeline(
         "Stable Audio",

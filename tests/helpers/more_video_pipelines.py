@@ -1,30 +1,13 @@
-"""Pipelines that make videos: all families but those of Wan and of HunyuanVideo."""
+"""Pipelines that make videos: all families but those of Wan, HunyuanVideo and LTX."""
 
 from __future__ import annotations
 
 import torch
-from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from pipeline_parts import EULER, STEPS, build, masks, part, prompts, run
+from pipeline_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run
 from pipelines import Pipeline
-from video_pipelines import FEW, IMAGE, SIZE, WAN_VAE
+from video_pipelines import FEW, HUNYUAN_VAE, IMAGE, SIZE, WAN_VAE
 
-DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
 KARRAS_EULER = part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)
-LTX_VAE = part(
-    "AutoencoderKLLTXVideo", latent_channels=4, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-    layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, False, False),
-    decoder_spatio_temporal_scaling=(True, True, False, False), patch_size=1,
-)  # fmt: skip
-LTX2_VAE = part(
-    "AutoencoderKLLTX2Video", latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,),
-    layers_per_block=(1,), decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,),
-    decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False), downsample_type=("spatial",),
-    upsample_residual=(False,), upsample_factor=(1,), patch_size=1,
-)  # fmt: skip
-LTX2_AUDIO_VAE = part(
-    "AutoencoderKLLTX2Audio", base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2,
-    mel_bins=8,
-)  # fmt: skip
 MAGVIT = part(
     "AutoencoderKLMagvit", latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2,
     spatial_group_norm=False,
@@ -33,7 +16,6 @@ COGVIDEOX_VAE = part(
     "AutoencoderKLCogVideoX", latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2,
 )  # fmt: skip
 
-LTX = ("LTXVideoTransformer3DModel", FEW)
 COGVIDEOX = ("CogVideoXTransformer3DModel", FEW)
 COSMOS = ("CosmosTransformer3DModel", FEW)
 
@@ -45,68 +27,14 @@ class SafetyChecker(torch.nn.Module):
     dtype = torch.float32
 
 
-def connectors() -> torch.nn.Module:
-    layers = {
-        f"{stream}_connector_{name}": value
-        for stream in ("video", "audio")
-        for name, value in dict(
-            num_attention_heads=2, attention_head_dim=8, num_layers=1, num_learnable_registers=None
-        ).items()
-    }
-    made = LTX2TextConnectors(caption_channels=16, text_proj_in_factor=1, rope_double_precision=False, **layers)
-    return made.eval().requires_grad_(False)
-
-
-LTX2 = build(
-    "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=DYNAMIC_EULER, vae=LTX2_VAE,
-    audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
+KANDINSKY_PROMPTS = dict(
+    **prompts(7, 16, name="prompt_embeds_qwen"), **prompts(12, name="prompt_embeds_clip"),
+    prompt_cu_seqlens=torch.tensor([0, 7]), negative_prompt_cu_seqlens=torch.tensor([0, 7]),
 )  # fmt: skip
-LTX_PROMPTS = prompts(10, 16) | masks(7, 4, length=10)
-LTX2_RUN = LTX_PROMPTS | dict(height=32, width=32, num_frames=3, spatio_temporal_guidance_blocks=[1])
 
 
 # fmt: off
 MORE_VIDEO_PIPELINES = [
-    Pipeline(
-        "LTX",
-        build("LTXPipeline", LTX, scheduler=DYNAMIC_EULER),
-        run(**LTX_PROMPTS, height=64, width=64, num_frames=9),
-        calls=[(1,) * STEPS],
-    ),
-    Pipeline(
-        "LTX condition",
-        build("LTXConditionPipeline", LTX, scheduler=EULER, vae=LTX_VAE),
-        run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
-        calls=[(1,) * STEPS],
-    ),
-    Pipeline(
-        "LTX, image to video",
-        build("LTXImageToVideoPipeline", LTX, scheduler=DYNAMIC_EULER, vae=LTX_VAE),
-        run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
-        calls=[(1,) * STEPS],
-    ),
-    Pipeline(
-        "LTX-2, without guidance",
-        LTX2,
-        run(
-            **LTX2_RUN, guidance_scale=1.0, stg_scale=0.0, modality_scale=1.0, audio_guidance_scale=1.0,
-            audio_stg_scale=0.0, audio_modality_scale=1.0,
-        ),
-        calls=[(1,) * STEPS],
-    ),
-    Pipeline(
-        "LTX-2, every guidance",
-        LTX2,
-        run(**LTX2_RUN),
-        calls=[(3,) * STEPS],
-    ),
-    Pipeline(
-        "LTX-2, spatio-temporal guidance",
-        LTX2,
-        run(**LTX2_RUN, modality_scale=1.0, audio_modality_scale=1.0),
-        calls=[(2,) * STEPS],
-        fast=True,
-    ),
     Pipeline(
         "CogVideoX",
         build("CogVideoXPipeline", COGVIDEOX, scheduler=part("CogVideoXDPMScheduler")),
@@ -187,11 +115,29 @@ MORE_VIDEO_PIPELINES = [
     Pipeline(
         "Kandinsky 5",
         build("Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER),
-        run(
-            **prompts(7, 16, name="prompt_embeds_qwen"), **prompts(12, name="prompt_embeds_clip"),
-            prompt_cu_seqlens=torch.tensor([0, 7]), negative_prompt_cu_seqlens=torch.tensor([0, 7]), **SIZE,
-        ),
+        run(**KANDINSKY_PROMPTS, **SIZE),
         calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Kandinsky 5, image to video",
+        build(
+            "Kandinsky5I2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER,
+            vae=HUNYUAN_VAE,
+        ),
+        run(**KANDINSKY_PROMPTS, image=IMAGE, height=32, width=32, num_frames=13),
+        calls=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Sana video, image to video",
+        build(
+            "SanaImageToVideoPipeline", ("SanaVideoTransformer3DModel", FEW),
+            scheduler=part("FlowMatchEulerDiscreteScheduler"), vae=WAN_VAE,
+        ),
+        run(
+            **prompts(8, 16), **masks(6, 5, length=8), negative_prompt=None, image=IMAGE, height=32, width=32, frames=5,
+            use_resolution_binning=False,
+        ),
+        calls=[(1,) * STEPS],
     ),
     Pipeline(
         "Sana video",
@@ -241,6 +187,18 @@ MORE_VIDEO_PIPELINES = [
         run(**prompts(12, 16), height=32, width=32, num_frames=10, num_latent_frames_per_chunk=2),
         calls=[(2,) * STEPS],
         windows=[(2,) * STEPS],
+    ),
+    Pipeline(
+        "Helios, a pyramid",
+        build(
+            "HeliosPyramidPipeline", ("HeliosTransformer3DModel", FEW), scheduler=part("HeliosScheduler", stages=2, gamma=0.3),
+            vae=WAN_VAE,
+        ),
+        run(
+            **prompts(12, 16), height=64, width=64, num_frames=5, num_latent_frames_per_chunk=2,
+            pyramid_num_inference_steps_list=[4, 4],
+        ),
+        calls=[(2,) * STEPS],
     ),
 ]
 # fmt: on

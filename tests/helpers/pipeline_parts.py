@@ -9,7 +9,11 @@ from typing import Any
 import diffusers
 import torch
 from registry import registered
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 STEPS = 8
 
@@ -43,7 +47,10 @@ def run(**arguments: Any) -> Callable[[Any, int], Tensor]:
     def call(pipe: Any, seed: int) -> Tensor:
         fresh = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}
         generator = torch.manual_seed(seed)  # the process's: some pipelines draw without the one they are given
-        made = pipe(**dict(num_inference_steps=STEPS, generator=generator, output_type="latent") | fresh)[0]
+        usual = dict(generator=generator, output_type="latent")
+        if "num_inference_steps" in inspect.signature(pipe.__call__).parameters:
+            usual["num_inference_steps"] = STEPS
+        made = pipe(**usual | fresh)[0]
         return made if isinstance(made, Tensor) else made[-1]
 
     return call
@@ -72,4 +79,12 @@ def part(cls: str, **config: Any) -> Callable[[], Any]:
     return make
 
 
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Knows no word: of a prompt only the length counts."""
+    words = Tokenizer(WordLevel({"<pad>": 0, "<unk>": 1}, "<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
+
+
 EULER = part("FlowMatchEulerDiscreteScheduler", shift=3.0)
+DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
