@@ -83,7 +83,7 @@ class Clock:
     _shape: tuple[tuple[torch.Size, torch.dtype], ...] = ()
     _calls: int = 0
     _trust_latents: bool = True
-    _lasting: set[int] = field(default_factory=set)  # frames whose prompts were seen to last, kept over generations
+    _lasting: set[tuple[int, int]] = field(default_factory=set)  # (frame, branch); kept over generations
 
     def place(self, call: Call, outbox: Outbox, *, cfg: str | int, num_steps: int | None) -> Position:
         """Places ``call`` and remembers it. A time that is on a device travels in ``outbox``; where nothing else can
@@ -149,7 +149,7 @@ class Clock:
         branch = self._branch(call, known, cfg)
         holder = self._branches.get(branch)
         changed = holder is not None and bool(call.conditioning) and not holder.has_prompt_of(call)
-        lasts = call.frame in self._lasting
+        lasts = (call.frame, branch) in self._lasting
         new_prompt = changed and (holder.stable or lasts or holder.context != call.context)  # type: ignore[union-attr]
         settled = self._remember(call, branch)
         return Position(self.step, branch, new_generation, certain, new_prompt, left, settled)
@@ -286,10 +286,10 @@ class Clock:
             if holder.stable and holder.since < self.step:
                 settled = holder.since if holder.took_over else None
                 holder.took_over = False
-                self._lasting.add(call.frame)
+                self._lasting.add((call.frame, branch))
         else:
             if holder is not None and holder.took_over:
-                self._lasting.discard(call.frame)  # twice in a row: new tensors at every step
+                self._lasting.discard((call.frame, branch))  # twice in a row: new tensors at every step
             self._branches[branch] = _Branch(call.prompt_id, False, call.context, self.step, holder is not None)
         self._seen.setdefault(branch, {})[call.frame] = call.graph
         self._moving, self._timestep, self._shape = call.moving_id, call.timestep_id, call.shape

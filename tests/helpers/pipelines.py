@@ -28,7 +28,10 @@ class Pipeline:
     latents.
 
     ``calls`` says, for each of ``denoisers`` (experts), how many calls each step of a run has: ((2, 2, 1),) is one
-    denoiser and three steps, the last of them without guidance.
+    denoiser and three steps, the last of them without guidance. ``windows`` says the same of further loops of one
+    denoiser in a run (the windows of a long video); each loop is a generation.
+
+    ``aside`` tells of the arguments of a call that it is none of a step: it fills a memory of the pipeline's own.
 
     ``prompt`` names the argument that tells branches apart (None: nothing does), ``dynamo`` are settings of Dynamo that
     the model needs to be cached, ``tolerance`` of outputs is relative to the largest number.
@@ -39,6 +42,8 @@ class Pipeline:
     run: Callable[[Any, int], Tensor]
     calls: Sequence[Sequence[int]]
     denoisers: Sequence[str] = ("transformer",)
+    windows: Sequence[Sequence[int]] = ()
+    aside: Callable[[dict[str, Any]], bool] = lambda arguments: False
     prompt: str | None = "encoder_hidden_states"
     dynamo: dict[str, Any] = field(default_factory=dict)
     fast: bool = False
@@ -48,16 +53,17 @@ class Pipeline:
 class Denoiser:
     """A compiled model of a pipeline, and the prompt of each of its calls."""
 
-    def __init__(self, model: torch.nn.Module, calls: Sequence[int], prompt: str | None) -> None:
+    def __init__(self, model: torch.nn.Module, calls: Sequence[int], spec: Pipeline) -> None:
         self.model = model
-        self.calls = calls
+        self.loops = [calls, *spec.windows]  # of one run, and in each of them how many calls each step has
         self.prompts: list[tuple[float, ...]] = []
         self.compiled: Any = torch.compile(model, backend="dit_cache", options={"inner": "eager"})
         forward = self.compiled.forward
 
         def noting(*args: Any, **kwargs: Any) -> Any:
-            given = kwargs.get(prompt) if prompt else None
-            self.prompts.append(tuple(float(t.double().sum()) for t in tree_leaves(given) if isinstance(t, Tensor)))
+            if not spec.aside(kwargs):
+                given = tree_leaves(kwargs.get(spec.prompt) if spec.prompt else None)
+                self.prompts.append(tuple(float(t.double().sum()) for t in given if isinstance(t, Tensor)))
             return forward(*args, **kwargs)
 
         self.compiled.forward = noting
@@ -66,11 +72,11 @@ class Denoiser:
         return [stats for stats in dit_compile.stats(self.model) if stats.session == session]
 
     def check(self, session: str, runs: int, mask: str | None) -> None:
-        self.check_runs(session, [self.calls] * runs, mask)
+        self.check_runs(session, [*self.loops] * runs, mask)
 
     def check_runs(self, session: str, runs: Sequence[Sequence[int]], mask: str | None) -> None:
-        """One generation per run, each with its steps and branches; every branch follows ``mask``, where there is one,
-        and has one prompt. ``runs`` has the calls of each step of each run."""
+        """One generation per loop of a run, each with its steps and branches; every branch follows ``mask``, where
+        there is one, and has one prompt. ``runs`` has the calls of each step of each loop."""
         generations = self.generations(session)
         assert len(generations) == len(runs), [len(stats.steps) for stats in generations]
         prompts, self.prompts = self.prompts, []
@@ -112,20 +118,21 @@ class Denoiser:
 def compile_denoisers(pipe: Any, spec: Pipeline) -> list[Denoiser]:
     made = []
     for name, calls in zip(spec.denoisers, spec.calls, strict=True):
-        made.append(Denoiser(getattr(pipe, name), calls, spec.prompt))
+        made.append(Denoiser(getattr(pipe, name), calls, spec))
         setattr(pipe, name, made[-1].compiled)
     return made
 
 
 @torch.no_grad()
-def check_compiled(spec: Pipeline) -> None:
+def check_compiled(spec: Pipeline, compiled: Callable[[Any], object] = lambda pipe: None) -> None:
     """Raises AssertionError where the compiled pipeline differs from the uncompiled one by more than its reused steps,
-    or where a call is told wrong."""
+    or where a call is told wrong. ``compiled(pipe)`` is called before its first run."""
     with torch._dynamo.config.patch(spec.dynamo):
         pipe = spec.build()
         pipe.set_progress_bar_config(disable=True)
         plain = [spec.run(pipe, seed) for seed in (0, 1)]
         denoisers = compile_denoisers(pipe, spec)
+        compiled(pipe)
 
         with dit_compile.session("exact", residual_diff_threshold=0.0):
             exact = [spec.run(pipe, seed) for seed in (0, 1)]

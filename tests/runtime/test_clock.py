@@ -91,6 +91,18 @@ def test_branches_of_guidance_whose_prompts_are_made_anew(same_latents, same_tim
     assert pipe.places == one_generation(2, 4)
 
 
+@pytest.mark.parametrize("changing", [0, 1])
+def test_a_branch_may_get_new_tensors_at_every_step_while_another_keeps_its_own(changing):
+    """Wan Animate blanks the faces of its second branch anew at every step. That is no other prompt."""
+    pipe, prompts, other = Pipeline(), [torch.zeros(1), torch.ones(1)], torch.ones(2)
+    for time in FALLING * 2:
+        x, t = latents(), stamp(time)
+        for branch, prompt in enumerate(prompts):
+            pipe.call(x, t, prompt, torch.zeros(2) if branch == changing else other)
+    assert pipe.places == one_generation(2, 4) + one_generation(2, 4, generation=1)
+    assert not any(position.new_prompt for position in pipe.positions)
+
+
 @pytest.mark.parametrize("same_latents", [True, False], ids=["same latents", "fresh latents"])
 def test_branches_of_guidance_with_a_timestep_on_a_device(same_latents):
     """The value is unknown; a prompt that this step has not had yet, or the same latents, show the branch."""
