@@ -192,8 +192,15 @@ class CachedGraph:
 
     def _warn_undivided(self, config: CacheConfig) -> None:
         self._warned = True
-        for reason in {places for places in self._code.rows if isinstance(places, str)}:
-            log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, reason)
+        for places in set(self._code.rows):
+            if isinstance(places, str):
+                log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, places)
+            elif places.whole is not None:
+                log.warning(
+                    "dit_cache: with batch_decision=%s, blocks run for all rows where one row needs it: %s",
+                    config.batch_decision,
+                    places.whole,
+                )
 
     def _harvest(self, state: ModuleState, owner: Owner, session: Session, config: CacheConfig, wait: bool) -> None:
         """Looks at timesteps that have arrived; where one began a generation, its call becomes step 0."""

@@ -12,7 +12,7 @@ from .budget import Share
 from .call_context import CallContext
 from .finite import total
 from .group import Group
-from .rows import RowPlaces, rows_like, take
+from .rows import RowPlaces, made, rows_like, take
 from .snapshot import snapshot_bytes
 from .stats import StepStats
 from .stopwatch import Stopwatch
@@ -82,14 +82,13 @@ class RegionCall:
     ) -> Sequence[Tensor]:
         """The region for the rows that need it, a forecast for the others, put together again."""
         assert self._places is not None
+        rows = [group.rows for group in computing]
         watch = Stopwatch(device)
-        made = region(*take(operands, self._places, [group.rows for group in computing]))
+        results = region(*take(operands, self._places, rows))
         watch.stop()
-        outputs = [rows_like(tensor, computing[0].rows.batch) for tensor in made]
-        place = 0
-        for group in computing:
-            mine = [tensor.narrow(0, place, group.rows.count) for tensor in made]
-            place += group.rows.count
+        outputs = [rows_like(tensor, rows[0].batch) for tensor in results]
+        for group, place in zip(computing, made(self._places, rows), strict=True):
+            mine = [place.of(tensor) for tensor in results]
             for output, part in zip(outputs, mine, strict=True):
                 group.rows.of(output).copy_(part)
             self._computed(group, mine, _of(group, bases), watch, len(computing))
