@@ -152,7 +152,7 @@ def build(analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapp
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
     pieces, plan = analysis.outliner.pieces, analysis.plan
     top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
-    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes) for r in analysis.rows)
+    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes, r.whole) for r in analysis.rows)
     mains = tuple(region.main for region in plan.regions)
     compilation = current_compilation()
     code = Code(

@@ -3,9 +3,13 @@
 region(h[B, L, D], temb[B, D], rotary[L, D], B, weights)      rows: h, temb; sizes: B
 region(h[rows],    temb[rows], rotary,       n, weights)      the same rows of what region(h, ...) returns
 
-The batch is a symbol: the size of the latents' first dimension. Row by row is allowed when every value in the region
-that is made from rows carries that symbol in exactly one dimension, so that no operation adds up, sorts or normalises
-over the batch.
+Two questions. Rows can decide apart when the values that the guard compares, and those that leave the region, have the
+batch as their outermost dimension. Dynamo may compile one function with a fixed batch and with a symbolic one, and
+either graph may serve a call: the answer depends on sizes alone, so that both give the same.
+
+Rows can be computed apart when every value in the region that is made from rows carries the batch, a symbol, in exactly
+one dimension, so that no operation adds up, sorts or normalises over the batch. Otherwise the region runs on all rows,
+and rows that reuse do not take its result.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ..compat import free_symbols
-from .facts import fake, is_static_input, numel_hint, size_expr
+from .facts import fake, is_static_input, numel_hint, same_size, size_expr, size_hint
 from .operators import OVER_A_DIM, target_name
 from .plan import BatchRows, Plan, Region
 
@@ -27,25 +31,56 @@ class _Mixed(Exception):
 
 
 def find_batch_rows(top: GraphModule, plan: Plan) -> tuple[BatchRows | str, ...]:
-    """For each region its ``BatchRows``, or the reason why its rows cannot be computed apart.
+    """For each region its ``BatchRows``, or the reason why its rows cannot decide apart.
 
     ``top`` is what ``insert_guard`` returned.
     """
-    found: list[BatchRows | str] = []
-    for region in plan.regions:
-        try:
-            batch = _batch_symbol(plan, top)
-            found.append(_rows_of_region(top.get_submodule(region.name), region, batch))
-        except _Mixed as reason:
-            found.append(str(reason))
-    return tuple(found)
+    return tuple(_find(top, plan, region) for region in plan.regions)
 
 
-def _batch_symbol(plan: Plan, top: GraphModule) -> Any:
-    """The symbol of the batch size."""
+def _find(top: GraphModule, plan: Plan, region: Region) -> BatchRows | str:
+    try:
+        latents = _latents(plan)
+        module = top.get_submodule(region.name)
+        assert isinstance(module, GraphModule)
+        _check_rows_decide(module, region, fake(latents).shape[0])
+    except _Mixed as reason:
+        return str(reason)
+    try:
+        return _rows_of_region(module, region, _batch_symbol(latents, top))
+    except _Mixed as reason:
+        return BatchRows((), (), str(reason))
+
+
+def _latents(plan: Plan) -> Node:
     latents = max(plan.clock_inputs.moving, key=numel_hint, default=None)
     if latents is None or fake(latents).ndim == 0:
         raise _Mixed("the graph has no latents whose first dimension could be the batch")
+    return latents
+
+
+def _check_rows_decide(module: GraphModule, region: Region, batch: Any) -> None:
+    """Raises where a value that the guard compares, or that a forecast is made of, does not have the batch outermost.
+
+    Strides count, too: those of an output must not depend on the batch, for its memory is laid out for another one.
+    """
+    outputs = next(node for node in reversed(module.graph.nodes) if node.op == "output").args[0]
+    for node in [*outputs, *_watched(region)]:
+        value = fake(node)
+        if not isinstance(value, torch.Tensor) or not value.ndim or not same_size(value.shape[0], batch):
+            raise _Mixed(f"{node.name} has no row for each sample of the batch")
+        outermost, *others = map(size_hint, value.stride())
+        if max(others, default=0) > outermost and (outermost or node in outputs):
+            raise _Mixed(f"the batch is not the outermost dimension of {node.name}")
+
+
+def _watched(region: Region) -> list[Node]:
+    watched = [region.probe_entry, region.probe_value, *(exit.base for exit in region.exits)]
+    return [value for value in watched if value is not None]
+
+
+def _batch_symbol(latents: Node, top: GraphModule) -> Any:
+    """The symbol of the batch size."""
     batch = size_expr(fake(latents).shape[0])
     if not getattr(batch, "is_symbol", False):
         raise _Mixed(
@@ -62,8 +97,7 @@ def _batch_symbol(plan: Plan, top: GraphModule) -> Any:
     return batch
 
 
-def _rows_of_region(module: torch.nn.Module, region: Region, batch: Any) -> BatchRows:
-    assert isinstance(module, GraphModule)
+def _rows_of_region(module: GraphModule, region: Region, batch: Any) -> BatchRows:
     nodes = list(module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
     tensors = [i for i, node in enumerate(inputs) if _has_rows(node, batch)]
@@ -80,9 +114,7 @@ def _rows_of_region(module: torch.nn.Module, region: Region, batch: Any) -> Batc
                 _check(node, value, batch)
             made |= {node} if values else set()
     outputs = next(node for node in reversed(nodes) if node.op == "output").args[0]
-    watched = [value for value in (region.probe_entry, region.probe_value) if value is not None]
-    watched += [exit.base for exit in region.exits if exit.base is not None]
-    for node in [*outputs, *watched]:
+    for node in [*outputs, *_watched(region)]:
         if not _has_rows(node, batch):
             raise _Mixed(f"{node.name} has no row for each sample of the batch")
     return BatchRows(tuple(tensors), tuple(sizes))

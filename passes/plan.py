@@ -103,10 +103,14 @@ class Region:
 @dataclass(frozen=True)
 class BatchRows:
     """How to run a region on some rows of the batch only: which of its operands have one row per sample
-    (``tensors``), and which are sizes that grow with the batch (``sizes``)."""
+    (``tensors``), and which are sizes that grow with the batch (``sizes``).
+
+    ``whole`` is the reason why it can only be run on all rows; rows may still decide for themselves.
+    """
 
     tensors: tuple[int, ...]
     sizes: tuple[int, ...]
+    whole: str | None = None
 
 
 @dataclass(frozen=True)

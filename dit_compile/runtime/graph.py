@@ -186,8 +186,15 @@ class CachedGraph:
 
     def _warn_undivided(self, config: CacheConfig) -> None:
         self._warned = True
-        for reason in {places for places in self._code.rows if isinstance(places, str)}:
-            log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, reason)
+        for places in set(self._code.rows):
+            if isinstance(places, str):
+                log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, places)
+            elif places.whole is not None:
+                log.warning(
+                    "dit_cache: with batch_decision=%s, blocks run for all rows where one row needs it: %s",
+                    config.batch_decision,
+                    places.whole,
+                )
 
     def _clock_source(self, config: CacheConfig) -> str:
         if config.num_steps is not None:

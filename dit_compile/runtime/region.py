@@ -14,7 +14,7 @@ from ..forecast import Forecaster, ForecastError, wanted_snapshots
 from ..policy import Policy, StepView, Verdict
 from .budget import Share
 from .inputs import Call
-from .rows import RowPlaces, Rows, rows_like, take
+from .rows import RowPlaces, Rows, made, rows_like, take
 from .slots import Slots, snapshot_bytes
 from .state import ModuleState
 from .stats import StepStats, Stopwatch
@@ -137,13 +137,12 @@ class RegionCall:
     ) -> Sequence[Tensor]:
         """The region for the rows that need it, a forecast for the others, put together again."""
         assert self.places is not None
+        rows = [decision.rows for decision in computing]
         watch = Stopwatch(device)
-        made = region(*take(operands, self.places, [decision.rows for decision in computing]))
-        outputs = [rows_like(tensor, computing[0].rows.batch) for tensor in made]
-        place = 0
-        for decision in computing:
-            mine = [tensor.narrow(0, place, decision.rows.count) for tensor in made]
-            place += decision.rows.count
+        results = region(*take(operands, self.places, rows))
+        outputs = [rows_like(tensor, rows[0].batch) for tensor in results]
+        for decision, place in zip(computing, made(self.places, rows), strict=True):
+            mine = [place.of(tensor) for tensor in results]
             for output, part in zip(outputs, mine, strict=True):
                 decision.rows.of(output).copy_(part)
             self._computed(decision, mine, _of(decision, bases), watch, len(computing))

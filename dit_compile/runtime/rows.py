@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +30,11 @@ WHOLE = Rows()
 
 class RowPlaces(NamedTuple):
     """Which operands of a region have a row for each sample (``tensors``), and which are sizes that grow with the
-    batch (``sizes``)."""
+    batch (``sizes``). ``whole``: why the region runs on all rows, where it cannot run on some."""
 
     tensors: tuple[int, ...]
     sizes: tuple[int, ...]
+    whole: str | None = None
 
 
 def row_groups(decision: str, batch: int) -> list[Rows]:
@@ -46,6 +48,8 @@ def row_groups(decision: str, batch: int) -> list[Rows]:
 
 def take(operands: Sequence[Any], places: RowPlaces, groups: Sequence[Rows]) -> list[Any]:
     """The operands of a region for the rows of ``groups``, at least ``FEWEST``: a single row comes twice."""
+    if places.whole is not None:
+        return list(operands)
     batch = groups[0].batch
     parts = [*groups, groups[-1]] if sum(group.count for group in groups) < FEWEST else groups
     rows = sum(part.count for part in parts)
@@ -55,6 +59,14 @@ def take(operands: Sequence[Any], places: RowPlaces, groups: Sequence[Rows]) -> 
     for i in places.sizes:
         taken[i] = operands[i] // batch * rows
     return taken
+
+
+def made(places: RowPlaces, groups: Sequence[Rows]) -> list[Rows]:
+    """Where the rows of ``groups`` are in what a region returns for the operands that ``take`` gives."""
+    if places.whole is not None:
+        return list(groups)
+    starts = itertools.accumulate((group.count for group in groups), initial=0)
+    return [replace(group, start=start) for start, group in zip(starts, groups, strict=False)]
 
 
 def _gather(tensor: Tensor, parts: Sequence[Rows], rows: int) -> Tensor:

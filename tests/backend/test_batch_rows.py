@@ -1,11 +1,11 @@
-"""Rows of a batch that decide for themselves: equal to running each row alone, and never where rows mix."""
+"""Rows of a batch that decide for themselves: equal to running each row alone, and run together where rows mix."""
 
 import logging
 
 import pytest
 import torch
 from tiers import slow_unless
-from toys import WIDTH, Block, PassThrough, Toy, TwoStreams, build, compile_toy, latents
+from toys import WIDTH, Block, PassThrough, Toy, TwoStreams, build, latents
 
 import dit_compile
 
@@ -21,13 +21,13 @@ def moving_at_different_speeds(batch, tokens=7):
     return [start + index * speed * direction for index in range(STEPS)]
 
 
-def generate(model, xs, rows=slice(None), **options):
+def generate(model, xs, rows=slice(None), dynamic=True, **options):
     """The outputs for ``rows`` and, for each of them, what was decided at every step ("c" or "r")."""
     torch._dynamo.reset()
     dit_compile.reset()
     # tokens are a dimension of another size than the batch in every test
     compiled = torch.compile(
-        model, backend="dit_cache", dynamic=True, options={"inner": "eager", **GUARDED, **options}, fullgraph=True
+        model, backend="dit_cache", dynamic=dynamic, options={"inner": "eager", **GUARDED, **options}, fullgraph=True
     )
     with torch.no_grad():
         outs = [compiled(x[rows], torch.full((len(x[rows]),), t)) for x, t in zip(xs, TIMES, strict=True)]
@@ -146,34 +146,61 @@ def blocks_of(kind):
     ("kind", "reason"),
     [(Mixing, "combines the rows"), (OverTheBatch, "runs over the batch"), (Competing, "see each other")],
 )
-def test_where_rows_mix_the_batch_decides_as_one(kind, reason, caplog):
+def test_where_rows_mix_they_decide_apart_and_run_together(kind, reason, caplog):
+    """A row that computes gets what the batch gives: of the other rows, too, the blocks see the true values."""
     model, xs = build(blocks_of(kind)), moving_at_different_speeds(5)
-    wanted, one = generate(model, xs)
+    exact = [model(x, torch.full((5,), t)) for x, t in zip(xs, TIMES, strict=True)]
     with caplog.at_level(logging.WARNING, "dit_compile"):
         outs, decisions = generate(model, xs, batch_decision="rows")
+    assert len(set(decisions)) > 1
+    for step, (out, wanted) in enumerate(zip(outs, exact, strict=True)):
+        computed = [row for row in range(5) if decisions[row][step] == "c"]
+        torch.testing.assert_close(out[computed], wanted[computed], rtol=1e-5, atol=1e-5)
+    (text,) = [r.getMessage() for r in caplog.records if "batch_decision" in r.getMessage()]
+    assert reason in text and "run for all rows" in text
+
+
+@pytest.mark.parametrize("cls", slow_unless(lambda cls: cls is Toy, [Toy, TwoStreams], lambda cls: cls.__name__))
+@pytest.mark.parametrize("decision", ["rows", "halves"])
+@pytest.mark.parametrize(("batch", "tokens"), [(4, 7), (4, 4)], ids=["other size", "batch size"])
+def test_a_fixed_batch_size_changes_no_decision(cls, decision, batch, tokens, caplog):
+    """Dynamo compiles one function with a fixed batch and with a symbolic one; either may serve a call. Where tokens
+    are as many as samples, the symbolic batch size stands for both."""
+    model, xs = build(cls), moving_at_different_speeds(batch, tokens)
+    wanted, decisions = generate(model, xs, batch_decision=decision)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "dit_compile"):
+        outs, same = generate(model, xs, dynamic=False, batch_decision=decision)
+    assert same == decisions and len(set(decisions)) > 1
+    torch.testing.assert_close(outs, wanted, rtol=1e-5, atol=1e-5)
+    (text,) = [r.getMessage() for r in caplog.records if "batch_decision" in r.getMessage()]
+    assert "dynamic=True" in text and "run for all rows" in text
+
+
+class Turned(Toy):
+    """Tokens first, samples second."""
+
+    def front(self, x, t):
+        temb = t[:1, None].expand(x.shape[1], WIDTH) / 1000
+        return self.blocks[0](self.embed(x.transpose(0, 1)), temb), temb
+
+    def tail(self, h, temb):
+        return self.head(h).transpose(0, 1)
+
+    def forward(self, x, t):
+        h, temb = self.front(x, t)
+        return self.tail(self.region(h, temb), temb)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_where_the_batch_is_not_outermost_it_decides_as_one(dynamic, caplog):
+    model, xs = build(Turned), moving_at_different_speeds(5)
+    wanted, one = generate(model, xs, dynamic=dynamic)
+    with caplog.at_level(logging.WARNING, "dit_compile"):
+        outs, decisions = generate(model, xs, dynamic=dynamic, batch_decision="rows")
     assert decisions == one
     torch.testing.assert_close(outs, wanted)
-    (text,) = [r.getMessage() for r in caplog.records if "batch_decision" in r.getMessage()]
-    assert reason in text
-
-
-@torch.no_grad()
-def test_a_fixed_batch_size_says_what_to_do(caplog):
-    compiled = compile_toy(build(Toy), batch_decision="rows", **GUARDED)
-    with caplog.at_level(logging.WARNING, "dit_compile"):
-        for t in TIMES[:3]:
-            compiled(latents(), torch.full((2,), t))
-    (text,) = [r.getMessage() for r in caplog.records if "batch_decision" in r.getMessage()]
-    assert "dynamic=True" in text
-
-
-@torch.no_grad()
-def test_another_dimension_of_the_size_of_the_batch_is_not_taken_for_it(caplog):
-    """Dynamo gives equal sizes one symbol."""
-    with caplog.at_level(logging.WARNING, "dit_compile"):
-        _, decisions = generate(build(Toy), moving_at_different_speeds(5, tokens=5), batch_decision="rows")
-    assert len(decisions) == 1
-    assert any("apart" in r.getMessage() or "fixed" in r.getMessage() for r in caplog.records)
+    assert any("batch_decision=rows has no effect here" in record.getMessage() for record in caplog.records)
 
 
 def test_decisions_can_be_divided_at_run_time():
