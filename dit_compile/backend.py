@@ -69,7 +69,7 @@ def dit_cache(
     Raises:
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.
     """
-    listen(table.end_pipeline_call)
+    listen(table.bound_run)
     ours, inductor = split_options(options)
     patches = _inductor_patches(inductor.pop("mode", mode), inductor)
     names = plugin_names(ours)
@@ -258,5 +258,5 @@ def _reset() -> None:
 
 
 dit_cache.reset = _reset  # type: ignore[attr-defined]
-listen(table.end_pipeline_call)  # again before each compilation: diffusers may be imported later
+listen(table.bound_run)  # again before each compilation: diffusers may be imported later
 atexit.register(table.reset)  # the last generation ends, too: its warning or summary would be lost otherwise

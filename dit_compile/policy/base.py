@@ -64,6 +64,11 @@ class Policy(ABC):
         """
         return "residual"
 
+    def measures(self, config: CacheConfig) -> bool:
+        """Whether a step is reused only when something that was measured at this step allows it. Where it is not, the
+        runtime itself compares latents and prompts with those before, unless it is told when a generation ends."""
+        return self.needs_probe and not self.lagged
+
     @abstractmethod
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         """The verdict without looking at data, or None.

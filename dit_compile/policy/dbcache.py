@@ -26,6 +26,9 @@ class DBCache(Policy):
     def tap(self, config: CacheConfig) -> str:
         return config.probe
 
+    def measures(self, config: CacheConfig) -> bool:
+        return config.residual_diff_threshold < 1
+
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         threshold = config.residual_diff_threshold
         verdict = forced(step, config)

@@ -248,8 +248,7 @@ class CallStep:
         return read.finite()
 
     def _sees_jumps(self) -> bool:
-        """Not from a threshold of 1 on, where nothing is measured."""
-        return self.facts.policy.ends_history and self.facts.config.residual_diff_threshold < 1
+        return self.facts.policy.ends_history and self.facts.policy.measures(self.facts.config)
 
     def _settle(self) -> None:
         """Waits for the times that are on their way; one of them may have begun a generation."""

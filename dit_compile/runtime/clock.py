@@ -37,7 +37,8 @@ class Position(NamedTuple):
     branch: int
     new_generation: bool
     certain: bool
-    new_prompt: bool = False  # another prompt has taken over a branch that had a lasting one
+    changed: bool = False  # the branch had other prompt tensors at its last call
+    new_prompt: bool = False  # and they were lasting ones: it is another prompt
     left: tuple[tuple[int, int], ...] = ()  # (frame, branch) of the step before last that the last step did without
     settled: int | None = None  # at this step another prompt took over, as is known only now
     restarts: tuple[int, ...] = ()  # steps that began a generation, as their times tell only now, one after the other
@@ -78,18 +79,20 @@ class Clock:
     _branches: dict[int, _Branch] = field(default_factory=dict)
     _seen: dict[int, dict[int, int]] = field(default_factory=dict)  # branches of this step -> frame -> its graph
     _seen_before: dict[int, dict[int, int]] = field(default_factory=dict)  # of the last step
-    _moving: Identity = NOTHING
+    moving: Identity = NOTHING  # the latents of the last call
     _timestep: Identity | None = None
     _shape: tuple[tuple[torch.Size, torch.dtype], ...] = ()
     _calls: int = 0
     _trust_latents: bool = True
     _lasting: set[tuple[int, int]] = field(default_factory=set)  # (frame, branch); kept over generations
 
-    def place(self, call: Call, outbox: Outbox, *, cfg: str | int, num_steps: int | None) -> Position:
+    def place(
+        self, call: Call, outbox: Outbox, *, cfg: str | int, num_steps: int | None, blind: bool = False
+    ) -> Position:
         """Places ``call`` and remembers it. A time that is on a device travels in ``outbox``; where nothing else can
-        place the call, the host waits for it."""
+        place the call, the host waits for it, more often where reuse is ``blind`` (see tracks.state_of)."""
         restarts = self.settle(wait=False) if self.pending else []
-        waited = call.time is None and self.needs_time(call, cfg=cfg)
+        waited = call.time is None and self.needs_time(call, cfg=cfg, blind=blind)
         if waited:
             restarts += self.settle(wait=True)
             call.time = outbox.put([mean_time(call.timestep)]).values()[0]  # type: ignore[arg-type]
@@ -101,14 +104,10 @@ class Clock:
             self.pending.append(LateTime(position.step, branch_call, position.certain, ticket))
         return position._replace(restarts=tuple(restarts), waited=waited) if restarts or waited else position
 
-    def moving_key(self) -> tuple[int, ...]:
-        """Which latents the last call had."""
-        return self._moving.key
-
     def is_first_time_again(self, call: Call) -> bool:
         """Whether ``call`` brings other latents for a prompt that the first step of this generation has had already, at
         the time of that step, or at a time that is not known yet."""
-        if self.step != 0 or self._moving.key == call.moving_id.key or call.timestep is None is call.time:
+        if self.step != 0 or self.moving.key == call.moving_id.key or call.timestep is None is call.time:
             return False
         known = self._known_branch(call)
         if known is None or not self._is_served(known, call):
@@ -152,17 +151,22 @@ class Clock:
         lasts = (call.frame, branch) in self._lasting
         new_prompt = changed and (holder.stable or lasts or holder.context != call.context)  # type: ignore[union-attr]
         settled = self._remember(call, branch)
-        return Position(self.step, branch, new_generation, certain, new_prompt, left, settled)
+        return Position(self.step, branch, new_generation, certain, changed, new_prompt, left, settled)
 
-    def needs_time(self, call: Call, *, cfg: str | int) -> bool:
+    def needs_time(self, call: Call, *, cfg: str | int, blind: bool = False) -> bool:
         """Whether nothing but the time, not yet known, can place ``call``: its shapes or its graph are others than
-        those of the call before, and neither its prompt nor its name is one that this step has yet to see."""
+        those of the call before, and neither its prompt nor its name is one that this step has yet to see. Or its
+        prompt is not known at all, and prompts are not made anew at every step, or it matters more (``blind``)."""
         if cfg != "auto" or self.step < 0 or call.time is not None or call.timestep is None:
             return False
         known = self._known_branch(call)
         if known is not None:
             return self._is_served(known, call) and self._seen[known][call.frame] != call.graph
-        return self._is_reshaped(call)
+        if self._is_reshaped(call):
+            return True
+        if not call.conditioning or self.moving.key == call.moving_id.key or call.context is not None:
+            return False
+        return blind or not any(facts.took_over for facts in self._branches.values())
 
     def late_time(self, step: int, branch_call: bool, time: float) -> bool:
         """Takes in a timestep that arrived after its call was placed; True: ``step`` began a new generation.
@@ -215,10 +219,10 @@ class Clock:
             # the same prompt again is the next step, unless another graph computes it at the same time: layers skipped
             return bool(same_time) and self._seen[known][call.frame] != call.graph and self._is_of_same_size(call)
         if len(self._seen) >= MAX_BRANCHES:
-            if self._moving.key == call.moving_id.key:
+            if self.moving.key == call.moving_id.key:
                 self._trust_latents = False  # what was taken for the latents does not change from step to step
             return False
-        if self._trust_latents and call.moving and self._moving.key == call.moving_id.key:
+        if self._trust_latents and call.moving and self.moving.key == call.moving_id.key:
             return True
         if call.timestep_id is not None and self._timestep is not None and call.timestep_id.key == self._timestep.key:
             return True
@@ -292,6 +296,6 @@ class Clock:
                 self._lasting.discard((call.frame, branch))  # twice in a row: new tensors at every step
             self._branches[branch] = _Branch(call.prompt_id, False, call.context, self.step, holder is not None)
         self._seen.setdefault(branch, {})[call.frame] = call.graph
-        self._moving, self._timestep, self._shape = call.moving_id, call.timestep_id, call.shape
+        self.moving, self._timestep, self._shape = call.moving_id, call.timestep_id, call.shape
         self._calls += 1
         return settled

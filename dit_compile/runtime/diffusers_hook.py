@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 _WRAPPED = "_dit_cache_wrapped"
+_PIPELINES = "diffusers.pipelines.pipeline_utils"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Announced:
 
 # In a context variable, because threads may call one model at the same time, each with a name of its own.
 _announced: contextvars.ContextVar[Announced | None] = contextvars.ContextVar("dit_cache_announced", default=None)
-_listeners: list[Callable[[torch.nn.Module], None]] = []
+_listeners: list[Callable[[torch.nn.Module, bool], None]] = []
+_running: contextvars.ContextVar[tuple[weakref.ref[torch.nn.Module], ...]] = contextvars.ContextVar(
+    "dit_cache_running", default=()
+)
 
 
 def announced() -> Announced | None:
@@ -44,14 +48,19 @@ def announced() -> Announced | None:
     return _announced.get()
 
 
-def listen(on_end: Callable[[torch.nn.Module], None]) -> None:
-    """Wraps the methods once diffusers is loaded; ``on_end(model)`` is called where each run of a pipeline ends, and
-    before the first step of the next.
+def running_models() -> list[torch.nn.Module]:
+    """The models of the pipeline whose denoising loop is under way in this context."""
+    return [model for reference in _running.get() if (model := reference()) is not None]
+
+
+def listen(on_bound: Callable[[torch.nn.Module, bool], None]) -> None:
+    """Wraps the methods once diffusers is loaded; ``on_bound(model, begins)`` is called before the first step of each
+    run of a pipeline (``begins`` is True), and where it ends.
 
     Costs a dictionary lookup where there is nothing left to do, so it may be called before every compilation.
     """
-    if on_end not in _listeners:
-        _listeners.append(on_end)
+    if on_bound not in _listeners:
+        _listeners.append(on_bound)
     for module, cls, name, wrap in _METHODS:
         owner = getattr(sys.modules.get(module), cls, None)
         method = getattr(owner, name, None)
@@ -80,32 +89,33 @@ def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def reset_stateful_cache(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = method(model, *args, **kwargs)
-        _tell([model])
+        _tell([model], begins=False)
         return result
 
     return reset_stateful_cache
 
 
-def _bounding_run(method: Callable[..., Any]) -> Callable[..., Any]:
+def _bounding_run(method: Callable[..., Any], *, begins: bool) -> Callable[..., Any]:
     @functools.wraps(method)
     def bounding_run(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
         models = [part for part in vars(pipeline).values() if isinstance(part, torch.nn.Module)]
         result = method(pipeline, *args, **kwargs)
-        _tell(models)
+        _running.set(tuple(map(weakref.ref, models)) if begins else ())
+        _tell(models, begins=begins)
         return result
 
     return bounding_run
 
 
-def _tell(models: Iterable[torch.nn.Module]) -> None:
+def _tell(models: Iterable[torch.nn.Module], *, begins: bool) -> None:
     for model in models:
-        for on_end in _listeners:
-            on_end(model)
+        for on_bound in _listeners:
+            on_bound(model, begins)
 
 
 _METHODS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     ("diffusers.models.cache_utils", "CacheMixin", "cache_context", _named),
     ("diffusers.models.cache_utils", "CacheMixin", "_reset_stateful_cache", _ending),
-    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "maybe_free_model_hooks", _bounding_run),
-    ("diffusers.pipelines.pipeline_utils", "DiffusionPipeline", "progress_bar", _bounding_run),
+    (_PIPELINES, "DiffusionPipeline", "maybe_free_model_hooks", functools.partial(_bounding_run, begins=False)),
+    (_PIPELINES, "DiffusionPipeline", "progress_bar", functools.partial(_bounding_run, begins=True)),
 )

@@ -24,7 +24,7 @@ from .session import Session, SessionInUse, current_session
 from .state import ModuleState
 from .stats import GenerationStats
 from .table import Owner, SideTable
-from .tracks import sample, state_of
+from .tracks import compare_prompt, sample, state_of
 from .transfer import Outbox
 
 log = logging.getLogger("dit_compile")
@@ -139,8 +139,9 @@ class CachedGraph:
         _, config, policy, forecaster = self.settings(session)
         places, outbox = self._places, Outbox()
         call = self._call(args, state, owner)
-        state = state_of(state, call)
-        position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps)
+        blind = not (policy.measures(config) or state.clock.told or config.num_steps is not None)
+        state = state_of(state, call, blind=blind)
+        position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
         for start in position.restarts:
             state.restart(start)
         if position.new_generation or state.generation is None:
@@ -150,6 +151,8 @@ class CachedGraph:
         state.generation.host_reads += position.waited
         if position.left or position.new_prompt or position.settled is not None:
             state.follow(position, self._frame)
+        if blind:
+            compare_prompt(state, call, position)
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +29,13 @@ class SharedDiff:
     step: int
     branch: int
     diff: float
+
+
+class Prompt(NamedTuple):
+    """The conditioning of a branch's last call: which tensors, and a sample of each."""
+
+    key: tuple[int, ...]
+    samples: list[Tensor]
 
 
 @dataclass
@@ -54,6 +62,8 @@ class ModuleState:
     generation: GenerationStats | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)  # held during a call
     origin: Tensor | None = None  # a sample of the first latents of the generation
+    latest: deque[Tensor] = field(default_factory=lambda: deque(maxlen=4))  # of the last calls', where reuse is blind
+    prompts: dict[tuple[int, int], Prompt] = field(default_factory=dict)  # (frame, branch); where reuse is blind
     tracks: list[Track] = field(default_factory=list)  # trajectories that may advance together, this one first
     current: int = 0  # the one of them that was called last
     several: bool = False  # whether they do advance together, as is known two steps later
@@ -157,6 +167,7 @@ class ModuleState:
         """Frees what the generation holds of earlier steps; statistics stay."""
         self.slots.clear()
         self.diffs.clear()
+        self.prompts.clear()
 
     def release(self) -> None:
         """The generation is over: frees what it holds; the next call begins another."""
@@ -168,4 +179,6 @@ class ModuleState:
     def take_over(self, other: ModuleState) -> None:
         """Goes on with the generation of ``other``."""
         self.clock, self.slots, self.diffs = other.clock, other.slots, other.diffs
-        self.generation, self.origin = other.generation, other.origin
+        self.generation, self.origin, self.latest, self.prompts = (
+            other.generation, other.origin, other.latest, other.prompts
+        )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .diffusers_hook import Announced
+from .diffusers_hook import Announced, running_models
 from .session import current_session
 from .state import HISTORY, ModuleState
 from .stats import GenerationStats
@@ -87,7 +87,7 @@ class SideTable:
             return None
         known = self._owned.setdefault(model, {})
         if owner not in known:
-            known[owner] = not set(owner).isdisjoint(map(id, _tensors(model)))
+            known[owner] = _belongs(owner, model)
         return said.name if known[owner] else None
 
     def find(self, parameters: Sequence[Tensor], graph: int, session: str) -> tuple[Owner, ModuleState]:
@@ -98,17 +98,19 @@ class SideTable:
             with self._lock:
                 budget = self._budgets.setdefault(owner, Budget())
                 state = ModuleState(self._history[owner], self._on_end, budget)
+                state.clock.told = any(_belongs(owner, model) for model in running_models())
                 state = self._states.setdefault((owner, session), state)
         return owner, state
 
-    def end_pipeline_call(self, model: torch.nn.Module) -> None:
-        """Ends the generation of ``model`` in the current session and frees its memory: its pipeline is done."""
+    def bound_run(self, model: torch.nn.Module, begins: bool) -> None:
+        """A pipeline begins or ends a run with ``model``: ends its generation in the current session and frees its
+        memory."""
         session = current_session(self.end_session).name
         for owner in self.owners(model):
             state = self._states.get((owner, session))
             if state is not None and not state.busy.locked():
-                state.clock.told = True
                 state.release()
+                state.clock.told = begins
 
     def forget(self, owner: Owner, session: str) -> None:
         """Drops a state in which a call has failed half-way."""
@@ -153,6 +155,10 @@ class SideTable:
                 self._history.pop(owner, None)
                 self._weights.pop(owner, None)
                 self._budgets.pop(owner, None)
+
+
+def _belongs(owner: Owner, model: torch.nn.Module) -> bool:
+    return not set(owner).isdisjoint(map(id, _tensors(model)))
 
 
 def _tensors(module: torch.nn.Module) -> Iterable[Tensor]:

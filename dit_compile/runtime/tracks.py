@@ -1,4 +1,6 @@
-"""Trajectories of one prompt that advance together: tiles of a large picture, context windows of a long video.
+"""Which trajectory a call belongs to, where the clock alone cannot tell.
+
+Tiles of a large picture and context windows of a long video are trajectories of one prompt that advance together:
 
     for t in times:
         for tile in tiles:
@@ -7,45 +9,79 @@
 Nothing but the latents tells such calls apart. They are compared only where the first time of a generation comes again
 with the same prompt and with latents that are far from the first ones: then a new request has begun, or a second
 trajectory, and the calls at the next two times show which. From then on each trajectory has a state of its own, with a
-clock of its own, and a call belongs to the one whose last latents are nearest. Everywhere else one sample of the
-latents is taken per generation, and nothing is compared.
+clock of its own, and a call belongs to the one whose last latents are nearest.
+
+Reuse is *blind* where the policy measures nothing and nobody says when a generation ends. Then latents and prompts are
+compared at every call: a step of a solver moves the latents a little, another request's are elsewhere.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
+from .clock import Position
 from .inputs import Call, mean_time
-from .state import ModuleState, Track
+from .state import ModuleState, Prompt, Track
 from .transfer import Outbox
 
 log = logging.getLogger("dit_compile")
 
-SAMPLE = 1 << 12  # elements of the latents that are compared
-FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a solver's step or a second evaluation much less
+SAMPLE = 1 << 12  # elements that are compared of each tensor
+FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a second evaluation of a solver much less
+ELSEWHERE = 0.8  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
 MOST = 64  # trajectories
 
 
 def sample(moving: Sequence[Tensor]) -> Tensor | None:
     """A copy of some elements of the latents; None where there are none."""
-    if not moving:
-        return None
-    flat = moving[0].detach().reshape(-1)
-    return flat[:: max(flat.numel() // SAMPLE, 1)].to(torch.float32, copy=True)
+    return _sample(moving[0]) if moving else None
 
 
-def state_of(main: ModuleState, call: Call) -> ModuleState:
+def state_of(main: ModuleState, call: Call, *, blind: bool = False) -> ModuleState:
     """The state that ``call`` belongs to: ``main``, as a rule. ``main`` is also that of the first trajectory."""
+    state = main
+    if main.tracks or (main.origin is not None and main.clock.is_first_time_again(call)):
+        state = _track_of(main, call)
+    if blind and call.moving and call.moving_id.key != state.clock.moving.key:
+        now = _sample(call.moving[0])
+        # calls of one step may differ in size, and NaN proves nothing
+        moved = filter(math.isfinite, _distances(now, state.latest)) if state.clock.step >= 0 else ()
+        if min(moved, default=0.0) >= ELSEWHERE:
+            state.clock.end()
+        if state.clock.step < 0:
+            state.latest.clear()
+        state.latest.append(now)
+    return state
+
+
+def compare_prompt(state: ModuleState, call: Call, position: Position) -> None:
+    """Drops the snapshots of a branch whose prompt has other tensors than at its last call, unless they hold the same.
+
+    Inputs that move with the latents, those of a ControlNet, may be among them.
+    """
+    place = (call.frame, position.branch)
+    known, key = state.prompts.get(place), call.prompt_id.key
+    if known is not None and known.key == key:
+        return
+    samples = [_sample(tensor) for tensor in call.conditioning if tensor.is_floating_point()]
+    if known is not None and position.changed and not position.new_prompt:
+        pairs = list(zip(known.samples, samples, strict=False))
+        if len(known.samples) != len(samples) or any(_distances(now, [before])[0] >= FAR for before, now in pairs):
+            state.drop(position.branch, call.frame, why="input_changed")
+    state.prompts[place] = Prompt(key, samples)
+
+
+def _track_of(main: ModuleState, call: Call) -> ModuleState:
     if not main.tracks:
-        if main.origin is None or not main.clock.is_first_time_again(call):
-            return main
+        assert main.origin is not None
         main.tracks, main.current, main.several = [Track(main, main.origin)], 0, False
     current = main.tracks[main.current].state
-    if call.moving_id.key == current.clock.moving_key():
+    if call.moving_id.key == current.clock.moving.key:
         return current  # guidance: a further branch of the same latents
     if call.time is None and call.timestep is not None:
         call.time = Outbox().put([mean_time(call.timestep)]).values()[0]
@@ -54,11 +90,8 @@ def state_of(main: ModuleState, call: Call) -> ModuleState:
     assert call.time is not None
     again, times = current.clock.is_first_time_again(call), current.clock.times
     if not again and (times.jumped(call.time) or (current.clock.step == 0 and len(main.tracks) == 1)):
-        return _keep(
-            main, 0
-        )  # the next generation, which is looked at anew; or its second step, now that its time is known
-    now = sample(call.moving)
-    assert now is not None
+        return _keep(main, 0)  # the next generation; or the second step, now that its time is known
+    now = _sample(call.moving[0])
     distances = _distances(now, [track.latents for track in main.tracks])
     nearest = min(range(len(distances)), key=distances.__getitem__)
     if again and distances[nearest] >= FAR and len(main.tracks) < MOST:
@@ -96,7 +129,12 @@ def _keep(main: ModuleState, number: int) -> ModuleState:
     return main
 
 
-def _distances(now: Tensor, known: Sequence[Tensor]) -> list[float]:
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(flat.numel() // SAMPLE, 1)].to(torch.float32, copy=True)
+
+
+def _distances(now: Tensor, known: Collection[Tensor]) -> list[float]:
     """To each: relative L1 distance, infinite where shapes differ. One transfer."""
     alike = [other for other in known if other.shape == now.shape and other.device == now.device]
     sums = [torch.stack([(now - other).abs().sum(), other.abs().sum()]) for other in alike]
@@ -105,5 +143,5 @@ def _distances(now: Tensor, known: Sequence[Tensor]) -> list[float]:
     ratios = []
     for other in known:
         changed, before = next(found) if any(other is one for one in alike) else (1.0, 0.0)
-        ratios.append(changed / before if before else float("inf"))
+        ratios.append(changed / before if before else 0.0 if changed == 0 else float("inf"))
     return ratios

@@ -91,11 +91,11 @@ def test_only_the_rows_that_need_it_run():
     times = [torch.full((batch,), t) for t in TIMES]
     with torch.no_grad():
         compiled(xs[0], times[0])
-        from dit_compile.runtime import region_call
+        from dit_compile.runtime import region
 
-        original = region_call.take
+        original = region.take
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(region_call, "take", lambda *args: [seen.append(o := original(*args)), o][1])
+            patch.setattr(region, "take", lambda *args: [seen.append(o := original(*args)), o][1])
             for x, t in zip(xs[1:], times[1:], strict=True):
                 compiled(x, t)
     steps = dit_compile.stats(model)[-1].steps

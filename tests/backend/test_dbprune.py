@@ -76,7 +76,7 @@ def test_equals_the_eager_algorithm(threshold, most):
 def test_one_transfer_per_step(monkeypatch):
     reads, send = [], Parcel.send
     monkeypatch.setattr(Parcel, "send", lambda parcel: (reads.append(parcel.count), send(parcel)))
-    compiled = compile_toy(build(TwoStreams), residual_diff_threshold=0.1, **PRUNE)
+    compiled = compile_toy(build(TwoStreams), residual_diff_threshold=0.1, num_steps=STEPS, **PRUNE)
     for call in calls():
         compiled(*call)
     steps = dit_compile.stats(compiled)[-1].steps

@@ -9,9 +9,9 @@ import torch
 from diffusers.pipelines.ace_step import AceStepAudioTokenDetokenizer, AceStepAudioTokenizer, AceStepConditionEncoder
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
-from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run, tokenizer
 from pipelines import Pipeline
 from transformers import Qwen3Config, Qwen3Model
+from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run, tokenizer
 
 ACE_AUDIO = dict(
     hidden_size=16, intermediate_size=16, audio_acoustic_hidden_dim=8, num_attention_pooler_hidden_layers=1,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run, tokenizer
 from pipelines import Pipeline
 from transformers import T5Config, T5EncoderModel
+from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run, tokenizer
 from video_pipelines import FEW, IMAGE
 
 LTX_VAE = part(

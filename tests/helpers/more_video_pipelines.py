@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run
 from pipelines import Pipeline
+from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run
 from video_pipelines import FEW, HUNYUAN_VAE, IMAGE, SIZE, WAN_VAE
 
 KARRAS_EULER = part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)

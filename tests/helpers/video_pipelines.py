@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run
 from pipelines import Pipeline
 from transformers import (
     CLIPImageProcessor,
@@ -18,6 +17,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run
 
 SIZE = dict(height=32, width=32, num_frames=5)
 IMAGE = Image.fromarray((noise(32, 32, 3).sigmoid() * 255).byte().numpy())

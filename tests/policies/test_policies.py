@@ -149,7 +149,7 @@ def test_plugins_are_chosen_by_name(through, monkeypatch):
             monkeypatch.setenv(f"DIT_CACHE_{name.upper()}", value)
         chosen = {}
     model = build(Toy)
-    compiled = compile_toy(model, **chosen)
+    compiled = compile_toy(model, num_steps=3, **chosen)
     t = torch.tensor([900.0, 900.0]), torch.tensor([500.0, 500.0]), torch.tensor([100.0, 100.0])
     xs = [latents(seed=i) for i in range(3)]
     outs = [compiled(x, time) for x, time in zip(xs, t, strict=True)]
@@ -165,7 +165,7 @@ def test_plugins_are_chosen_by_name(through, monkeypatch):
 def test_a_plugin_policy_can_be_chosen_while_a_generation_runs():
     register_plugins()
     model = build(Toy)
-    compiled = compile_toy(model, policy="interval", interval=1, warmup_steps=0)
+    compiled = compile_toy(model, policy="interval", interval=1, warmup_steps=0, num_steps=4)
     for step in range(2):
         compiled(latents(seed=step), torch.full((2,), 900.0 - 100 * step))
     dit_compile.configure(policy="odd_steps")

@@ -24,6 +24,8 @@ ALWAYS = {
     "max_continuous_cached_steps": 2,
     "forecast": "taylorseer",
 }
+# latents that have nothing to do with each other are no other request's where it is said when one ends
+APART = {"num_steps": 100}
 
 
 def prompt(branch):
@@ -125,7 +127,7 @@ def test_streams_count_together():
 @torch.no_grad()
 def test_a_session_that_ends_gives_its_bytes_back():
     """While two sessions run each keeps one snapshot; alone again, the other keeps two."""
-    model, held = fresh(build(Toy), taylor_order=1, max_bytes=5 * STREAM), []
+    model, held = fresh(build(Toy), taylor_order=1, max_bytes=5 * STREAM, **APART), []
     one, two = (dit_compile.session(name, keep=True) for name in ("one", "two"))
 
     def step(session, index):
@@ -148,7 +150,7 @@ def test_a_session_that_ends_gives_its_bytes_back():
 
 @torch.no_grad()
 def test_said_once_per_session(caplog):
-    model = fresh(build(Toy), taylor_order=2, max_bytes=3 * STREAM)
+    model = fresh(build(Toy), taylor_order=2, max_bytes=3 * STREAM, **APART)
     for session in ("one", "two"):
         with dit_compile.session(session):
             for _ in range(2):  # generations
@@ -160,7 +162,7 @@ def test_said_once_per_session(caplog):
 
 @torch.no_grad()
 def test_a_cap_can_come_and_go():
-    model, held = fresh(build(Toy), policy="interval", interval=1, taylor_order=1), []
+    model, held = fresh(build(Toy), policy="interval", interval=1, taylor_order=1, **APART), []
     for i, time in enumerate(TIMES):
         if i in (3, 5):
             dit_compile.configure(max_bytes=STREAM if i == 3 else None)
@@ -178,7 +180,7 @@ def moves(draw):
 
 def test_random_interleavings_stay_below_the_cap_and_computed_steps_are_exact():
     toy = build(Prompted, depth=3)
-    model = fresh(toy, taylor_order=1)
+    model = fresh(toy, taylor_order=1, **APART)
     seen = set()
 
     @settings(max_examples=25, deadline=None)

@@ -345,10 +345,13 @@ def test_late_timesteps_unmask_a_loop_that_repeats_one_latents_object():
 
 
 def test_only_an_unread_timestep_with_an_unknown_prompt_is_uncertain():
-    pipe, prompt = Pipeline(on_device=True), torch.zeros(1)
-    certain = [pipe.call(latents(), stamp(time), prompt).certain for time in FALLING]
-    assert certain == [True] * 4
-    assert not pipe.call(latents(), stamp(1000), torch.zeros(1)).certain
+    """Of those who say when a generation ends; of others every unread timestep is."""
+    for told in (True, False):
+        pipe, prompt = Pipeline(on_device=True), torch.zeros(1)
+        pipe.clock.told = told
+        certain = [pipe.call(latents(), stamp(time), prompt).certain for time in FALLING]
+        assert certain == [True, *[told] * 3]
+        assert not pipe.call(latents(), stamp(1000), torch.zeros(1)).certain
 
 
 # --- random pipelines

@@ -83,10 +83,12 @@ def test_a_change_is_measured_against_the_last_computed_step():
     assert run(drift)[2:] == ["hit", "hit", "input_changed", "hit"]
 
 
-def test_schedules_that_look_at_no_data_do_not_look_at_inputs():
-    off = torch.zeros_like(control())
-    reasons = run([control(), control(), off], policy="mask", step_mask="110")
-    assert reasons[2] == "hit"
+@pytest.mark.parametrize(("factor", "reason"), [(0.7, "hit"), (0.0, "input_changed")])
+def test_schedules_that_look_at_no_data_notice_another_input(factor, reason):
+    """Unless they are told when a generation ends: then nothing is looked at."""
+    options = dict(policy="mask", step_mask="110")
+    assert run([control(), control(), factor * control()], **options)[2] == reason
+    assert run([control(), control(), factor * control()], num_steps=3, **options)[2] == "hit"
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ def test_decisions_do_not_depend_on_the_dtype_while_inputs_do_not(setting, optio
 @torch.no_grad()
 def test_a_change_of_the_setting_in_a_generation_drops_what_is_stored_otherwise():
     model = compile_toy(
-        build(Toy), policy="interval", interval=2, warmup_steps=0, forecast="taylorseer", taylor_order=2
+        build(Toy), policy="interval", interval=2, warmup_steps=0, forecast="taylorseer", taylor_order=2, num_steps=8
     )
     for i, time in enumerate(TIMES):
         if i == 4:
