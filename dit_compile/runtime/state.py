@@ -14,6 +14,7 @@ from torch import Tensor
 from ..readers import format_bytes
 from .budget import Budget
 from .clock import Clock, Position
+from .inputs import Identity
 from .slots import Slots
 from .stats import GenerationStats
 
@@ -32,9 +33,9 @@ class SharedDiff:
 
 
 class Prompt(NamedTuple):
-    """The conditioning of a branch's last call: which tensors, and a sample of each."""
+    """Which tensors the conditioning is, and samples: of them, or of the latents that were denoised with it last."""
 
-    key: tuple[int, ...]
+    identity: Identity
     samples: list[Tensor]
 
 
@@ -62,7 +63,7 @@ class ModuleState:
     generation: GenerationStats | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)  # held during a call
     origin: Tensor | None = None  # a sample of the first latents of the generation
-    latest: deque[Tensor] = field(default_factory=lambda: deque(maxlen=4))  # of the last calls', where reuse is blind
+    latest: dict[tuple[int, ...], Prompt] = field(default_factory=dict)  # by prompt, its latents; where reuse is blind
     prompts: dict[tuple[int, int], Prompt] = field(default_factory=dict)  # (frame, branch); where reuse is blind
     tracks: list[Track] = field(default_factory=list)  # trajectories that may advance together, this one first
     current: int = 0  # the one of them that was called last

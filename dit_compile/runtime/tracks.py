@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ SAMPLE = 1 << 12  # elements that are compared of each tensor
 FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a second evaluation of a solver much less
 ELSEWHERE = 0.8  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
 MOST = 64  # trajectories
+MOST_PROMPTS = 8  # whose last latents are kept
 
 
 def sample(moving: Sequence[Tensor]) -> Tensor | None:
@@ -48,15 +49,40 @@ def state_of(main: ModuleState, call: Call, *, blind: bool = False) -> ModuleSta
     if main.tracks or (main.origin is not None and main.clock.is_first_time_again(call)):
         state = _track_of(main, call)
     if blind and call.moving and call.moving_id.key != state.clock.moving.key:
-        now = _sample(call.moving[0])
-        # calls of one step may differ in size, and NaN proves nothing
-        moved = filter(math.isfinite, _distances(now, state.latest)) if state.clock.step >= 0 else ()
-        if min(moved, default=0.0) >= ELSEWHERE:
-            state.clock.end()
-        if state.clock.step < 0:
-            state.latest.clear()
-        state.latest.append(now)
+        _compare_latents(state, call)
     return state
+
+
+def _compare_latents(state: ModuleState, call: Call) -> None:
+    """Ends the generation where the latents are far from those of the last call of this prompt (of any prompt, where
+    this one has tensors that were not seen before)."""
+    now, prompt = _sample(call.moving[0]), call.prompt_id.key
+    if state.clock.step >= 0:
+        known = [state.latest[prompt]] if prompt in state.latest else state.latest.values()
+        before = [sample for one in known for sample in one.samples]
+        # calls of one step may differ in size, and NaN proves nothing
+        moved = min(filter(math.isfinite, _distances(now, before)), default=0.0)
+        if moved >= ELSEWHERE and not _is_of_this_step(state, call):
+            state.clock.end()
+    if state.clock.step < 0:
+        state.latest.clear()
+    state.latest.pop(prompt, None)
+    state.latest[prompt] = Prompt(call.prompt_id, [now])
+    if len(state.latest) > MOST_PROMPTS:
+        del state.latest[next(iter(state.latest))]
+
+
+def _is_of_this_step(state: ModuleState, call: Call) -> bool:
+    """Whether ``call`` is at the time of the last one: with another prompt it may have latents of its own."""
+    _wait_for_time(state, call)
+    return call.time is not None and call.time == state.clock.times.last
+
+
+def _wait_for_time(state: ModuleState, call: Call) -> None:
+    if call.time is None and call.timestep is not None:
+        call.time = Outbox().put([mean_time(call.timestep)]).values()[0]
+        for start in state.clock.settle(wait=True):
+            state.restart(start)
 
 
 def compare_prompt(state: ModuleState, call: Call, position: Position) -> None:
@@ -65,15 +91,15 @@ def compare_prompt(state: ModuleState, call: Call, position: Position) -> None:
     Inputs that move with the latents, those of a ControlNet, may be among them.
     """
     place = (call.frame, position.branch)
-    known, key = state.prompts.get(place), call.prompt_id.key
-    if known is not None and known.key == key:
+    known = state.prompts.get(place)
+    if known is not None and known.identity.key == call.prompt_id.key:
         return
     samples = [_sample(tensor) for tensor in call.conditioning if tensor.is_floating_point()]
     if known is not None and position.changed and not position.new_prompt:
         pairs = list(zip(known.samples, samples, strict=False))
         if len(known.samples) != len(samples) or any(_distances(now, [before])[0] >= FAR for before, now in pairs):
             state.drop(position.branch, call.frame, why="input_changed")
-    state.prompts[place] = Prompt(key, samples)
+    state.prompts[place] = Prompt(call.prompt_id, samples)
 
 
 def _track_of(main: ModuleState, call: Call) -> ModuleState:
@@ -83,10 +109,7 @@ def _track_of(main: ModuleState, call: Call) -> ModuleState:
     current = main.tracks[main.current].state
     if call.moving_id.key == current.clock.moving.key:
         return current  # guidance: a further branch of the same latents
-    if call.time is None and call.timestep is not None:
-        call.time = Outbox().put([mean_time(call.timestep)]).values()[0]
-        for start in current.clock.settle(wait=True):
-            current.restart(start)
+    _wait_for_time(current, call)
     assert call.time is not None
     again, times = current.clock.is_first_time_again(call), current.clock.times
     if not again and (times.jumped(call.time) or (current.clock.step == 0 and len(main.tracks) == 1)):
@@ -134,7 +157,7 @@ def _sample(tensor: Tensor) -> Tensor:
     return flat[:: max(flat.numel() // SAMPLE, 1)].to(torch.float32, copy=True)
 
 
-def _distances(now: Tensor, known: Collection[Tensor]) -> list[float]:
+def _distances(now: Tensor, known: Sequence[Tensor]) -> list[float]:
     """To each: relative L1 distance, infinite where shapes differ. One transfer."""
     alike = [other for other in known if other.shape == now.shape and other.device == now.device]
     sums = [torch.stack([(now - other).abs().sum(), other.abs().sum()]) for other in alike]
