@@ -124,7 +124,7 @@ MORE_VIDEO_PIPELINES = [
             "Kandinsky5I2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER,
             vae=HUNYUAN_VAE,
         ),
-        run(**KANDINSKY_PROMPTS, image=IMAGE, height=32, width=32, num_frames=13),
+        run(**KANDINSKY_PROMPTS, image=IMAGE, height=32, width=32, num_frames=17),
         calls=[(2,) * STEPS],
     ),
     Pipeline(
