@@ -227,6 +227,8 @@ class Clock:
         if call.timestep_id is not None and self._timestep is not None and call.timestep_id.key == self._timestep.key:
             return True
         names = {self._branches[branch].context for branch in self._seen}
+        if call.context is not None and call.context in names and not self._is_of_same_size(call):
+            return False  # a name said again for other latents: stages of a pyramid may meet at one time
         if call.context is not None and call.context not in names and names != {None}:
             if None in names:
                 return False  # that was this name, said before anybody listened

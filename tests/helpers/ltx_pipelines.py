@@ -113,7 +113,6 @@ LTX_PIPELINES = [
         LTX2,
         run(**LTX2_RUN, modality_scale=1.0, audio_modality_scale=1.0),
         calls=[(2,) * STEPS],
-        fast=True,
     ),
 ]
 # fmt: on

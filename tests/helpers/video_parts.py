@@ -46,8 +46,8 @@ def run(**arguments: Any) -> Callable[[Any, int], Tensor]:
 
     def call(pipe: Any, seed: int) -> Tensor:
         fresh = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}
-        generator = torch.manual_seed(seed)  # the process's: some pipelines draw without the one they are given
-        usual = dict(generator=generator, output_type="latent")
+        torch.manual_seed(seed)  # some pipelines also draw without the generator that they are given
+        usual = dict(generator=torch.Generator().manual_seed(seed), output_type="latent")
         if "num_inference_steps" in inspect.signature(pipe.__call__).parameters:
             usual["num_inference_steps"] = STEPS
         made = pipe(**usual | fresh)[0]

@@ -278,6 +278,19 @@ def test_latents_updated_in_place_under_inference_mode():
     assert pipe.places == one_generation(2, 4)
 
 
+def test_stages_of_a_pyramid_that_meet_at_one_time_are_two_steps():
+    """Helios rounds its times. Its prompts say nothing: among them is the history, a new tensor in every call."""
+    clock, places = Clock(), []
+    for graph, size, times in ((0, 4, (900, 600)), (1, 8, (600, 300))):
+        for time in times:
+            x, t = latents(size), stamp(time)
+            for name in ("cond", "uncond"):
+                call = Call(0, [x], t, [torch.zeros(1, 5)], time, name, graph)
+                position = clock.tick(call, cfg="auto", num_steps=None)
+                places.append((0, position.step, position.branch))
+    assert places == one_generation(2, 4)
+
+
 def test_graphs_of_one_module_share_a_step():
     """After a graph break each call of the model is two calls here."""
     pipe, prompts = Pipeline(), [torch.zeros(1), torch.zeros(1)]
