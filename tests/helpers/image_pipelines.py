@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import (
     AuraFlowPipeline,
+    AutoencoderKLQwenImage,
     BriaFiboPipeline,
     BriaPipeline,
     ChromaPipeline,
@@ -36,6 +37,7 @@ from diffusers import (
     PixArtSigmaPipeline,
     PRXPipeline,
     QwenImage21Pipeline,
+    QwenImageEditPipeline,
     QwenImagePipeline,
     SanaPipeline,
     SanaSprintPipeline,
@@ -50,6 +52,7 @@ from pipeline_parts import (
     Words,
     assembled,
     both,
+    drawing,
     embeds_masks,
     flow,
     masks,
@@ -97,6 +100,15 @@ def run_qwen_image_21(pipe: Any, seed: int) -> torch.Tensor:
     pipe.encode_prompt = lambda prompt, **_: (noise(1, 6, 32, seed=len(prompt)), None, no_picture)
     prompts = dict(prompt="a prompt", negative_prompt="none", true_cfg_scale=3.0)
     return running({}, height=64, width=64, **prompts)(pipe, seed)
+
+
+def qwen_vae() -> torch.nn.Module:
+    """Makes a picture 64 times smaller: the pipeline enlarges any to 1024 x 1024."""
+    torch.manual_seed(0)
+    return AutoencoderKLQwenImage(
+        base_dim=2, z_dim=4, dim_mult=[1] * 7, num_res_blocks=1, temperal_downsample=[False] * 6,
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    ).eval().requires_grad_(False)  # fmt: skip
 
 
 class Processor:
@@ -166,7 +178,8 @@ OTHERS = [
     ),
     single(
         "GLM-Image", GlmImagePipeline, "GlmImageTransformer2DModel", shifted,
-        run_guided(6, 16, guidance_scale=3.0, prior_token_ids=torch.arange(16).unsqueeze(0)), TWO,
+        run_guided(6, 16, height=8, width=8, guidance_scale=3.0, prior_token_ids=torch.arange(16).unsqueeze(0)), TWO,
+        parts=dict(vae=vae(4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)),
     ),
     single(
         "HiDream", HiDreamImagePipeline, "HiDreamImageTransformer2DModel", flow, run_hidream, ONE,
@@ -241,6 +254,13 @@ OTHERS = [
     ),
     single(
         "Qwen-Image", QwenImagePipeline, "QwenImageTransformer2DModel", shifted, run_guided(7, 16, negative=4), TWO,
+    ),
+    single(
+        "Qwen-Image-Edit", QwenImageEditPipeline, "QwenImageTransformer2DModel", shifted,
+        running(
+            dict(prompt_embeds=(1, 7, 16), negative_prompt_embeds=(1, 4, 16)), image=drawing(64), height=128, width=128
+        ),
+        TWO, parts=dict(vae=qwen_vae),
     ),
     single(
         "Qwen-Image 2.1, keys and values of the prompt", QwenImage21Pipeline, "QwenImage21Transformer2DModel", shifted,

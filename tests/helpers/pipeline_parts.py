@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from pipelines import Pipeline
 from registry import registered
 from torch import Tensor
@@ -107,17 +108,21 @@ def embeds_masks(length: int) -> dict[str, Tensor]:
     return dict(prompt_embeds_mask=real, negative_prompt_embeds_mask=real.clone())
 
 
-def vae(latent_channels: int) -> Callable[[], AutoencoderKL]:
+def vae(latent_channels: int, **config: Any) -> Callable[[], AutoencoderKL]:
     """An autoencoder that does not change the size of an image."""
 
     def build() -> AutoencoderKL:
         torch.manual_seed(0)
         return AutoencoderKL(
             block_out_channels=(8,), layers_per_block=1, latent_channels=latent_channels, norm_num_groups=1,
-            shift_factor=0.1, scaling_factor=0.5,
+            shift_factor=0.1, scaling_factor=0.5, **config,
         ).eval().requires_grad_(False)  # fmt: skip
 
     return build
+
+
+def drawing(size: int) -> Image.Image:
+    return Image.fromarray((picture(size)[0] * 255).byte().permute(1, 2, 0).numpy())
 
 
 def randomized(model: torch.nn.Module) -> torch.nn.Module:
