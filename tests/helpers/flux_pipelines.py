@@ -17,8 +17,7 @@ from diffusers import (
     FluxKontextPipeline,
     FluxPipeline,
 )
-from PIL import Image
-from pipeline_parts import MOST, ONE, TWO, assembled, both, picture, randomized, running, shifted, vae
+from pipeline_parts import MOST, ONE, TWO, assembled, both, drawing, picture, randomized, running, shifted, vae
 from pipelines import Pipeline
 from registry import few_blocks, registered
 
@@ -86,7 +85,7 @@ def vae2() -> AutoencoderKLFlux2:
 
 PROMPT = dict(prompt_embeds=(1, 5, 32))
 DISTILLED = dict(is_distilled=True)
-DRAWING = Image.fromarray((picture(64)[0] * 255).byte().permute(1, 2, 0).numpy())
+DRAWING = drawing(64)
 
 FLUX_2 = [
     Pipeline("FLUX.2", flux2(Flux2Pipeline, guidance_embeds=True), running(PROMPT, **SIZE), calls=[ONE]),

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from pipelines import Pipeline
+from registry import registered
 from torch import Tensor
 
 STEPS = 8
@@ -64,17 +67,62 @@ def running(shapes: Shapes, **arguments: Any) -> Callable[..., Tensor]:
     return run
 
 
-def vae(latent_channels: int) -> Callable[[], AutoencoderKL]:
+def single(
+    name: str,
+    cls: type,
+    model: str,
+    scheduler: Callable[..., Any],
+    run: Callable[..., Tensor],
+    calls: Sequence[int],
+    *,
+    variant: str = "",
+    config: dict[str, Any] | None = None,
+    parts: dict[str, Any] | None = None,
+    fast: bool = False,
+    prompt: str | None = "encoder_hidden_states",
+) -> Pipeline:
+    """A pipeline of one transformer, which the registry knows."""
+    transformer = registered(model, variant, **config or {}).build
+    build = assembled(cls, transformer=transformer, scheduler=scheduler, **parts or {})
+    return Pipeline(name, build, run, [calls], fast=fast, prompt=prompt)
+
+
+def run_guided(length: int, dim: int, negative: int | None = None, **arguments: Any) -> Callable[..., Tensor]:
+    """With a prompt and a negative prompt of ``negative`` tokens."""
+    shapes = dict(prompt_embeds=(1, length, dim), negative_prompt_embeds=(1, negative or length, dim))
+    return running(shapes, **dict(height=64, width=64) | arguments)
+
+
+def masks(dtype: torch.dtype = torch.int64, suffix: str = "", length: int = 6) -> dict[str, Tensor]:
+    """The negative prompt is the shorter one."""
+    real = torch.arange(length).unsqueeze(0)
+    return {
+        f"prompt_attention_mask{suffix}": (real < length).to(dtype),
+        f"negative_prompt_attention_mask{suffix}": (real < 4).to(dtype),
+    }
+
+
+def embeds_masks(length: int) -> dict[str, Tensor]:
+    """What some pipelines call the masks; this time nothing is padded."""
+    real = torch.ones(1, length, dtype=torch.bool)
+    return dict(prompt_embeds_mask=real, negative_prompt_embeds_mask=real.clone())
+
+
+def vae(latent_channels: int, **config: Any) -> Callable[[], AutoencoderKL]:
     """An autoencoder that does not change the size of an image."""
 
     def build() -> AutoencoderKL:
         torch.manual_seed(0)
         return AutoencoderKL(
             block_out_channels=(8,), layers_per_block=1, latent_channels=latent_channels, norm_num_groups=1,
-            shift_factor=0.1, scaling_factor=0.5,
+            shift_factor=0.1, scaling_factor=0.5, **config,
         ).eval().requires_grad_(False)  # fmt: skip
 
     return build
+
+
+def drawing(size: int) -> Image.Image:
+    return Image.fromarray((picture(size)[0] * 255).byte().permute(1, 2, 0).numpy())
 
 
 def randomized(model: torch.nn.Module) -> torch.nn.Module:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import ChromaImg2ImgPipeline, FluxImg2ImgPipeline, StableDiffusion3Img2ImgPipeline
 from image_pipelines import IMAGE_PIPELINES
-from pipeline_parts import STEPS, picture
+from pipeline_parts import STEPS, TWO, drawing, picture
 from pipelines import MASK, compile_denoisers
 from torch import Tensor
 
@@ -96,3 +96,19 @@ def test_runs_in_sequence(sequence, name):
         with dit_compile.session(f"only run {place}", policy="mask", step_mask=MASK):
             alone = getattr(runs, kind)(argument)
         assert torch.equal(together[place], alone), f"run {place}"
+
+
+@torch.no_grad()
+def test_a_call_before_the_loop_belongs_to_no_run():
+    """GLM-Image first stores the keys and values of a picture, at time 0; then times fall from 999."""
+    spec = next(spec for spec in IMAGE_PIPELINES if spec.name == "GLM-Image")
+    pipe = spec.build()
+    pipe.set_progress_bar_config(disable=True)
+    denoiser = compile_denoisers(pipe, spec)[0]
+    given = dict(
+        image=[drawing(8)], prior_token_image_ids=[torch.arange(16)], source_image_grid_thw=[torch.tensor([[1, 4, 4]])]
+    )
+    with dit_compile.session("all", policy="mask", step_mask=MASK):
+        first, second = [spec.run(pipe, 0, **given) for _ in range(2)]
+    assert torch.equal(first, second)
+    denoiser.check_runs("all", [(1,), TWO] * 2, MASK)
