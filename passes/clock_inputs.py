@@ -42,7 +42,8 @@ def find_clock_inputs(graph: Graph, main_stream: Node | None, streams: Iterable[
     sources = _sources([main_stream] if main_stream is not None else [])
     moving = tuple(node for node in active if node in sources and node is not timestep)
     rest = [node for node in active if node is not timestep and node not in moving]
-    conditioning = tuple([node for node in rest if fake(node).ndim >= 2] or rest)
+    lasting = [node for node in rest if not _is_called_time(node)]  # a second time moves at every step
+    conditioning = tuple([node for node in lasting if fake(node).ndim >= 2] or lasting)
     begun = _sources(streams) | sources
     side = tuple(
         node
