@@ -1,4 +1,4 @@
-"""The summary table, and what is said when a generation ends."""
+"""The summary table, and what happens when a generation ends."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..readers import format_bytes
 from ..runtime.stats import GenerationStats, StepStats
+from .hints import OneStepGenerations, zero_hit_hint
 
 log = logging.getLogger("dit_compile")
 
@@ -41,6 +42,7 @@ REASONS = {
 }
 
 
+_one_step = OneStepGenerations()
 MOST_LINES = 8  # regions, or groups of rows, that the table lists one by one
 
 
@@ -121,40 +123,13 @@ def ranges(numbers: Sequence[int]) -> str:
     return " ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts) or "-"
 
 
-def zero_hit_hint(stats: GenerationStats) -> str | None:
-    """Why a generation reused nothing and which setting would change that; None when it reused something."""
-    config = stats.config
-    if stats.reused or not stats.steps or not config.enabled or config.residual_diff_threshold == 0:
-        return None
-    length = 1 + max(step.index for step in stats.steps)
-    smallest = stats.smallest_threshold()
-    reasons = Counter(step.reason for step in stats.steps)
-    if smallest is not None and not reasons["non_finite"]:
-        return (
-            f"nothing was reused in {length} steps: the smallest difference was {smallest:.4g}, so a "
-            f"residual_diff_threshold (DIT_CACHE_RESIDUAL_DIFF_THRESHOLD) above {smallest:.4g} would have hit; "
-            f"it is {config.residual_diff_threshold:g}"
-        )
-    if reasons["memory_cap"]:
-        return (
-            f"nothing was reused in {length} steps: max_bytes (DIT_CACHE_MAX_BYTES) leaves no room for a snapshot; "
-            f"everything would take {format_bytes(stats.bytes_wanted)}"
-        )
-    if reasons["warmup"] and not reasons["non_finite"]:
-        return (
-            f"nothing was reused in {length} steps, {config.warmup_steps} of which are warm-up: lower warmup_steps "
-            "(DIT_CACHE_WARMUP_STEPS) for runs this short"
-        )
-    listed = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in reasons.most_common())
-    return f"nothing was reused in {length} steps ({listed})"
-
-
 def report_end(stats: GenerationStats) -> None:
     """Called when a generation ends: warns when it was never cached, prints the summary if settings ask for it."""
     if not stats.steps:
         return
     hint = zero_hit_hint(stats)
     if hint and max(step.index for step in stats.steps) > 0:
-        log.warning("dit_cache: %s (session %s)", hint, stats.session)
+        log.warning("dit_cache: %s (%s, session %s)", hint, stats.module, stats.session)
+    _one_step.see(stats)
     if stats.config.summary:
         print_summary([stats])

@@ -145,7 +145,8 @@ class CachedGraph:
         for start in position.restarts:
             state.restart(start)
         if position.new_generation or state.generation is None:
-            stats = GenerationStats(self._name, session.name, config, self._clock_source(config))
+            name = self._table.label(owner, self._name)
+            stats = GenerationStats(name, session.name, config, self._clock_source(config))
             state.begin_generation(stats, sample(call.moving))
         assert state.generation is not None
         state.generation.host_reads += position.waited

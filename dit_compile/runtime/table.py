@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import deque
@@ -63,6 +64,7 @@ class SideTable:
         self._weights: dict[Owner, Weights] = {}
         self._budgets: dict[Owner, Budget] = {}
         self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
+        self._labels: dict[Owner, str] = {}  # of modules that have state
 
     def owner(self, parameters: Sequence[Tensor], graph: int) -> Owner:
         """The key of the module that has ``parameters``; of a model without any, the graph stands in."""
@@ -102,6 +104,17 @@ class SideTable:
                 state = self._states.setdefault((owner, session), state)
         return owner, state
 
+    def label(self, owner: Owner, name: str) -> str:
+        """``name`` for the first module that is called so, ``name #2`` for the second (experts are of one class)."""
+        label = self._labels.get(owner)
+        if label is None:
+            with self._lock:
+                taken = set(self._labels.values())
+                numbered = (f"{name} #{number}" for number in itertools.count(2))
+                label = next(each for each in itertools.chain([name], numbered) if each not in taken)
+                self._labels[owner] = label
+        return label
+
     def bound_run(self, model: torch.nn.Module, begins: bool) -> None:
         """A pipeline begins or ends a run with ``model``: ends its generation in the current session and frees its
         memory."""
@@ -127,6 +140,8 @@ class SideTable:
         with self._lock:
             keys = [key for key in self._states if which(*key)]
             states = [self._states.pop(key) for key in keys]
+            for owner in {owner for owner, _ in keys} - {owner for owner, _ in self._states}:
+                self._labels.pop(owner, None)
         for state in states:
             state.end_generation()
 
