@@ -35,6 +35,7 @@ SAMPLE = 1 << 12  # elements that are compared of each tensor
 FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a second evaluation of a solver much less
 ELSEWHERE = 0.8  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
 MOST = 64  # trajectories
+MOST_STARTS = 16  # the same while they may as well be requests of one step
 MOST_PROMPTS = 8  # whose last latents are kept
 
 
@@ -117,16 +118,23 @@ def _track_of(main: ModuleState, call: Call) -> ModuleState:
     now = _sample(call.moving[0])
     distances = _distances(now, [track.latents for track in main.tracks])
     nearest = min(range(len(distances)), key=distances.__getitem__)
-    if again and distances[nearest] >= FAR and len(main.tracks) < MOST:
-        nearest = len(main.tracks)
-        main.tracks.append(Track(ModuleState(main.history, main.on_end, main.budget), now))
+    if distances[nearest] >= (FAR if again else ELSEWHERE):
         current.free()  # it may have been a request of one step, and of those there may be many
-    elif nearest != main.current:
+        return _begin_track(main, now)
+    if nearest != main.current:
         _say_several(main)
     elif not main.several and (again or (current.clock.step > 0 and call.time != times.last)):
         return _keep(main, nearest)  # the same start again; or two times have passed, and no other trajectory went on
     main.current, main.tracks[nearest].latents = nearest, now
     return main.tracks[nearest].state
+
+
+def _begin_track(main: ModuleState, latents: Tensor) -> ModuleState:
+    if len(main.tracks) == (MOST if main.several else MOST_STARTS):
+        main.tracks.pop(1).state.release()  # the oldest but main, which the table knows
+    main.tracks.append(Track(ModuleState(main.history, main.on_end, main.budget), latents))
+    main.current = len(main.tracks) - 1
+    return main.tracks[-1].state
 
 
 def _say_several(main: ModuleState) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from examine import error
 from toys import Prompted, build, compile_toy, latents
 
 import dit_compile
@@ -84,6 +85,18 @@ def test_tiles_are_trajectories_of_their_own(options, branches, order, times, ca
     if options is BLIND:
         wanted = alone(model, 1, *prompts)
         torch.testing.assert_close(outs[0][:8], wanted)
+
+
+@torch.no_grad()
+def test_more_tiles_than_are_told_apart_are_computed():
+    """Those that were forgotten begin anew; none is given another's snapshots."""
+    plain = build(Prompted, depth=3)
+    model, mine = compile_toy(plain, policy="mask", step_mask="1100", forecast="reuse"), prompt(5)
+    for time in TIMES[:4]:
+        for seed in range(70):
+            x, t = (1 - time / 1e5) * start(seed), torch.tensor([time])
+            wanted = plain(x, t, mine)
+            assert error(model(x, t, mine), wanted) < 0.05, "another's would be wrong by more than that"
 
 
 @torch.no_grad()
