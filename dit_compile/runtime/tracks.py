@@ -33,7 +33,7 @@ log = logging.getLogger("dit_compile")
 
 SAMPLE = 1 << 12  # elements that are compared of each tensor
 FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a second evaluation of a solver much less
-ELSEWHERE = 0.8  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
+ELSEWHERE = 1.0  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
 MOST = 64  # trajectories
 MOST_STARTS = 16  # the same while they may as well be requests of one step
 MOST_PROMPTS = 8  # whose last latents are kept

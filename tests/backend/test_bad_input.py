@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
-from toys import Block, NoBlocks, Prompted, Toy, build, compile_toy, latents
+from toys import Block, NoBlocks, Prompted, Toy, build, compile_toy, latents, moved
 
 import dit_compile
 from dit_compile.api import process_overrides
@@ -27,7 +27,7 @@ def warnings(caplog):
 
 @torch.no_grad()
 def generate(model, steps=4):
-    return [model(latents(seed=i), torch.full((2,), 900.0 - 100 * i)) for i in range(steps)]
+    return [model(moved(i), torch.full((2,), 900.0 - 100 * i)) for i in range(steps)]
 
 
 def right(got, model, steps=4):
@@ -164,7 +164,7 @@ def test_a_frozen_model_is_cached_without_no_grad():
     model = build(Toy).requires_grad_(False)
     compiled = compile_toy(model, residual_diff_threshold=1, warmup_steps=1)
     for i in range(3):
-        compiled(latents(seed=i), torch.full((2,), 900.0 - 100 * i))
+        compiled(moved(i), torch.full((2,), 900.0 - 100 * i))
     assert dit_compile.stats(model)[-1].reused == 2
 
 

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from toys import Toy, build, compile_toy, latents
+from toys import Toy, build, compile_toy, latents, moved
 
 import dit_compile
 from dit_compile.backend import dit_cache
@@ -65,7 +65,7 @@ def test_compiler_reset_drops_state_but_not_statistics():
     model = build(Toy)
     compiled = compile_toy(model, policy="mask", step_mask="1000")
     compiled(latents(), T[0])
-    compiled(latents(seed=1), T[1])
+    compiled(moved(1), T[1])
     torch.compiler.reset()
     compiled = compile_toy(model, policy="mask", step_mask="1000")
     torch.testing.assert_close(compiled(latents(seed=2), T[2]), model(latents(seed=2), T[2]))
@@ -80,7 +80,7 @@ def test_state_does_not_cross_grad_modes():
     normal, inference = torch.no_grad, torch.inference_mode
     for step, mode in enumerate([normal, normal, inference, inference, normal]):
         with mode():
-            outputs.append(compiled(latents(seed=step), T[step]))
+            outputs.append(compiled(moved(step), T[step]))
     steps = dit_compile.stats(model)[-1].steps
     computed, reused = ("compute", "no_snapshot"), ("reuse", "hit")
     changed = ("compute", "shape_changed")
@@ -107,8 +107,8 @@ def test_weights_may_move_between_steps():
     for step in range(2):
         for parameter in model.parameters():
             parameter.data = parameter.data.clone() * 1.01
-        torch.testing.assert_close(compiled(latents(seed=step), T[step]), model(latents(seed=step), T[step]))
-    compiled(latents(seed=2), T[2])
+        torch.testing.assert_close(compiled(moved(step), T[step]), model(moved(step), T[step]))
+    compiled(moved(2), T[2])
     assert [s.action for s in dit_compile.stats(model)[-1].steps] == ["compute", "compute", "reuse"]
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
-from toys import NoBlocks, Toy, build, compile_toy, latents
+from toys import NoBlocks, Toy, build, compile_toy, latents, moved
 
 import dit_compile
 from dit_compile import backend
@@ -170,13 +170,13 @@ def test_a_forecaster_that_fails_costs_its_steps(cls, said, caplog):
     model = build(Toy)
     compiled = compile_toy(model, forecast="failing", residual_diff_threshold=1, warmup_steps=1)
     for i in range(4):
-        torch.testing.assert_close(compiled(latents(seed=i), T - i), model(latents(seed=i), T - i))
+        torch.testing.assert_close(compiled(moved(i), T - i), model(moved(i), T - i))
     steps = dit_compile.stats(compiled)[-1].steps
     assert [step.reason for step in steps] == ["no_snapshot"] + ["forecaster_error"] * 3
     [warning] = [r.getMessage() for r in caplog.records if "the forecaster 'failing' failed" in r.getMessage()]
     assert said in warning
     dit_compile.configure(forecast="reuse")
-    compiled(latents(seed=1), T - 5)
+    compiled(moved(5), T - 5)
     assert dit_compile.stats(compiled)[-1].steps[-1].reason == "hit"
     assert "failing" in FORECASTERS.names()
 

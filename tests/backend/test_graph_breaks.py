@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_toys import TRIALS, group_offload_of_blocks, ignoring, list_of_integers, mask, printing, toy, warning
-from toys import Block, NoBlocks, Toy, build, latents, timestep_embedding
+from toys import Block, NoBlocks, Toy, build, moved, timestep_embedding
 
 import dit_compile
 from dit_compile.debug.messages import say_unseen
@@ -18,7 +18,7 @@ from dit_compile.passes.graph_breaks import KINDS
 
 ALWAYS = {"residual_diff_threshold": 1, "warmup_steps": 0, "max_continuous_cached_steps": -1}
 NAMES = {kind.name: kind for kind in KINDS}
-STEPS = [(latents(seed=i), torch.full((2,), 900.0 - 100 * i)) for i in range(3)]
+STEPS = [(moved(i), torch.full((2,), 900.0 - 100 * i)) for i in range(3)]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -192,6 +192,11 @@ def latents(batch: int = 2, tokens: int = 5, seed: int = 0, width: int = WIDTH) 
     return torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
+def moved(step: int) -> Tensor:
+    """Latents at ``step`` of a trajectory: a tenth of the way to other latents per step."""
+    return latents(seed=0) + 0.1 * step * latents(seed=1)
+
+
 def timesteps(count: int, start: float = 1000.0) -> list[float]:
     return [start * (1 - i / count) for i in range(count)]
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiers import examples
-from toys import Prompted, build, compile_toy, latents
+from toys import Prompted, build, compile_toy, latents, moved
 
 import dit_compile
 from dit_compile.api import table
@@ -308,7 +308,7 @@ def test_a_prompt_that_joins_first_is_not_forecast_from_another_prompts_snapshot
     model = compile_toy(build(Prompted, depth=4), policy=policy, interval=9, **always)
     old, new = prompt(1), prompt(2)
     for step, time in enumerate(TIMES[:5]):
-        x, t = latents(seed=step), torch.full((2,), time)
+        x, t = moved(step), torch.full((2,), time)
         for p in [old] if step < 3 else [new, old]:
             out = model(x, t, p)
             if step == 3 and p is new:

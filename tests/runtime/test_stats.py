@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents, timesteps
+from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents, moved, timesteps
 
 import dit_compile
 from dit_compile.debug.summary import REASONS, ranges
@@ -255,7 +255,7 @@ def test_a_policy_that_fails_costs_its_step_and_says_so_once(place, caplog):
     model = build(Toy)
     compiled = compile_toy(model, policy="failing")
     for index, t in enumerate(timesteps(8)):
-        x = latents(seed=index)
+        x = moved(index)
         out = compiled(x, torch.full((2,), t))
         if index >= 4:
             torch.testing.assert_close(out, model(x, torch.full((2,), t)))
