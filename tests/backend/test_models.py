@@ -84,8 +84,12 @@ def test_two_modules_of_one_class_share_code_but_never_state():
 
 
 def steps(tiny, count):
+    """A trajectory: latents move, all else stays."""
+    inputs, other = tiny.inputs(seed=10), tiny.inputs(seed=11)
     for number in range(count):
-        yield {**tiny.inputs(seed=10 + number), "timestep": torch.full((1,), tiny.time_scale * (1 - number / count))}
+        time = torch.full((1,), tiny.time_scale * (1 - number / count))
+        latents = inputs["hidden_states"] + 0.1 * number * other["hidden_states"]
+        yield inputs | dict(hidden_states=latents, timestep=time)
 
 
 @torch.no_grad()
