@@ -110,7 +110,8 @@ class CallStep:
             return Verdict(False, "warmup")
         if verdict is None:
             return None if slots.probe is not None else Verdict(False, "no_snapshot")
-        if verdict.reuse and not self.facts.state.clock.is_certain():
+        clock = self.facts.state.clock
+        if verdict.reuse and clock.pending and not clock.is_certain():
             step = self._step
             self._settle()
             if self._step != step:

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 
 from .inputs import NOTHING, Call, Identity, mean_time
-from .times import Times
-from .transfer import Outbox, Ticket
+from .times import LateTime, Times
+from .transfer import Outbox
 
 MAX_BRANCHES = 4  # calls of one step that are recognised without being announced by ``cfg``
 
@@ -56,16 +56,6 @@ class _Branch:
     def has_prompt_of(self, call: Call) -> bool:
         named_alike = self.context == call.context or self.context is None or call.context is None
         return named_alike and self.prompt.key == call.prompt_id.key
-
-
-@dataclass
-class LateTime:
-    """A time on its way to the host, and the step of its call."""
-
-    step: int
-    branch_call: bool
-    certain: bool  # False: only this time can tell whether the call began a generation
-    ticket: Ticket
 
 
 @dataclass
@@ -116,7 +106,7 @@ class Clock:
 
     def is_certain(self) -> bool:
         """Whether no time that is on its way can tell that a generation has begun."""
-        return not self.pending or all(late.certain for late in self.pending)
+        return all(late.certain for late in self.pending)
 
     def settle(self, *, wait: bool) -> list[int]:
         """Takes in the times that have arrived (with ``wait``: all of them) and returns the steps that began a

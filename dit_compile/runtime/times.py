@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .transfer import Ticket
+
+
+@dataclass
+class LateTime:
+    """A time on its way to the host, and the step of its call."""
+
+    step: int
+    branch_call: bool
+    certain: bool  # False: only this time can tell whether the call began a generation
+    ticket: Ticket
+
 
 @dataclass
 class Times:

@@ -47,7 +47,7 @@ def sample(moving: Sequence[Tensor]) -> Tensor | None:
 def state_of(main: ModuleState, call: Call, *, blind: bool = False) -> ModuleState:
     """The state that ``call`` belongs to: ``main``, as a rule. ``main`` is also that of the first trajectory."""
     state = main
-    if main.tracks or (main.origin is not None and main.clock.is_first_time_again(call)):
+    if main.tracks or (main.clock.step == 0 and main.origin is not None and main.clock.is_first_time_again(call)):
         state = _track_of(main, call)
     if blind and call.moving and call.moving_id.key != state.clock.moving.key:
         _compare_latents(state, call)
