@@ -33,6 +33,7 @@ log = logging.getLogger("dit_compile")
 
 SAMPLE = 1 << 12  # elements that are compared of each tensor
 FAR = 0.5  # sum |x - y| / sum |y|: independent noise has 1.4, a second evaluation of a solver much less
+OWN = 0.8  # from step to step in one of several trajectories: the nearest must be nearer than this
 ELSEWHERE = 1.0  # the same from step to step: half of all steps at once, from pure noise on, has 0.7
 MOST = 64  # trajectories
 MOST_STARTS = 16  # the same while they may as well be requests of one step
@@ -118,7 +119,7 @@ def _track_of(main: ModuleState, call: Call) -> ModuleState:
     now = _sample(call.moving[0])
     distances = _distances(now, [track.latents for track in main.tracks])
     nearest = min(range(len(distances)), key=distances.__getitem__)
-    if distances[nearest] >= (FAR if again else ELSEWHERE):
+    if distances[nearest] >= (FAR if again else OWN):
         current.free()  # it may have been a request of one step, and of those there may be many
         return _begin_track(main, now)
     if nearest != main.current:
