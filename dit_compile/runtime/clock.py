@@ -14,6 +14,7 @@ a function twice. All graphs of one function of the model are one ``frame``.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Clock:
 
     step: int = -1
     times: Times = field(default_factory=Times)
-    told: bool = False  # whether the pipeline says when a generation ends
+    told: Callable[[], object] | None = None  # gives something while a pipeline is under way that says when it ends
     pending: deque[LateTime] = field(default_factory=deque)
     _branches: dict[int, _Branch] = field(default_factory=dict)
     _seen: dict[int, dict[int, int]] = field(default_factory=dict)  # branches of this step -> frame -> its graph
@@ -243,7 +244,7 @@ class Clock:
         )
         if call.timestep is None:
             return prompt_changed or (reshaped and known is None), True
-        ends_elsewhere = self.told or num_steps is not None
+        ends_elsewhere = num_steps is not None or (self.told is not None and self.told() is not None)
         return False, ends_elsewhere and known is not None and bool(call.conditioning)
 
     def end(self) -> None:

@@ -35,12 +35,22 @@ class Announced:
     name: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """A denoising loop of a pipeline with these models. Its progress bar lives as long as the loop does, also where it
+    ends with an exception."""
+
+    models: tuple[weakref.ref[torch.nn.Module], ...]
+    bar: weakref.ref[Any]
+
+    def alive(self) -> list[torch.nn.Module]:
+        return [model for reference in self.models if (model := reference()) is not None]
+
+
 # In a context variable, because threads may call one model at the same time, each with a name of its own.
 _announced: contextvars.ContextVar[Announced | None] = contextvars.ContextVar("dit_cache_announced", default=None)
-_listeners: list[Callable[[torch.nn.Module, bool], None]] = []
-_running: contextvars.ContextVar[tuple[weakref.ref[torch.nn.Module], ...]] = contextvars.ContextVar(
-    "dit_cache_running", default=()
-)
+_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("dit_cache_run", default=None)
+_listeners: list[Callable[[torch.nn.Module, Run | None], None]] = []
 
 
 def announced() -> Announced | None:
@@ -48,14 +58,15 @@ def announced() -> Announced | None:
     return _announced.get()
 
 
-def running_models() -> list[torch.nn.Module]:
-    """The models of the pipeline whose denoising loop is under way in this context."""
-    return [model for reference in _running.get() if (model := reference()) is not None]
+def run_under_way() -> Run | None:
+    """The run of a pipeline whose denoising loop is under way in this context."""
+    run = _run.get()
+    return run if run is not None and run.bar() is not None else None
 
 
-def listen(on_bound: Callable[[torch.nn.Module, bool], None]) -> None:
-    """Wraps the methods once diffusers is loaded; ``on_bound(model, begins)`` is called before the first step of each
-    run of a pipeline (``begins`` is True), and where it ends.
+def listen(on_bound: Callable[[torch.nn.Module, Run | None], None]) -> None:
+    """Wraps the methods once diffusers is loaded; ``on_bound(model, run)`` is called before the first step of each run
+    of a pipeline, and where a run ends, then with None.
 
     Costs a dictionary lookup where there is nothing left to do, so it may be called before every compilation.
     """
@@ -89,33 +100,49 @@ def _ending(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def reset_stateful_cache(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = method(model, *args, **kwargs)
-        _tell([model], begins=False)
+        _tell([model], None)
         return result
 
     return reset_stateful_cache
 
 
-def _bounding_run(method: Callable[..., Any], *, begins: bool) -> Callable[..., Any]:
+def _ending_run(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def bounding_run(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
-        models = [part for part in vars(pipeline).values() if isinstance(part, torch.nn.Module)]
+    def maybe_free_model_hooks(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        models = _models(pipeline)
         result = method(pipeline, *args, **kwargs)
-        _running.set(tuple(map(weakref.ref, models)) if begins else ())
-        _tell(models, begins=begins)
+        _run.set(None)
+        _tell(models, None)
         return result
 
-    return bounding_run
+    return maybe_free_model_hooks
 
 
-def _tell(models: Iterable[torch.nn.Module], *, begins: bool) -> None:
+def _beginning_run(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def progress_bar(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
+        bar, models = method(pipeline, *args, **kwargs), _models(pipeline)
+        run = Run(tuple(map(weakref.ref, models)), weakref.ref(bar))
+        _run.set(run)
+        _tell(models, run)
+        return bar
+
+    return progress_bar
+
+
+def _models(pipeline: Any) -> list[torch.nn.Module]:
+    return [part for part in vars(pipeline).values() if isinstance(part, torch.nn.Module)]
+
+
+def _tell(models: Iterable[torch.nn.Module], run: Run | None) -> None:
     for model in models:
         for on_bound in _listeners:
-            on_bound(model, begins)
+            on_bound(model, run)
 
 
 _METHODS: tuple[tuple[str, str, str, Callable[..., Any]], ...] = (
     ("diffusers.models.cache_utils", "CacheMixin", "cache_context", _named),
     ("diffusers.models.cache_utils", "CacheMixin", "_reset_stateful_cache", _ending),
-    (_PIPELINES, "DiffusionPipeline", "maybe_free_model_hooks", functools.partial(_bounding_run, begins=False)),
-    (_PIPELINES, "DiffusionPipeline", "progress_bar", functools.partial(_bounding_run, begins=True)),
+    (_PIPELINES, "DiffusionPipeline", "maybe_free_model_hooks", _ending_run),
+    (_PIPELINES, "DiffusionPipeline", "progress_bar", _beginning_run),
 )

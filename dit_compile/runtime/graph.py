@@ -139,7 +139,11 @@ class CachedGraph:
         _, config, policy, forecaster = self.settings(session)
         places, outbox = self._places, Outbox()
         call = self._call(args, state, owner)
-        blind = not (policy.measures(config) or state.clock.told or config.num_steps is not None)
+        told = state.clock.told
+        if told is not None and told() is None:  # the pipeline's loop is gone, and did not say so: it was aborted
+            state.release()
+            state.clock.told = told = None
+        blind = not (policy.measures(config) or config.num_steps is not None or told is not None)
         state = state_of(state, call, blind=blind)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
         for start in position.restarts:

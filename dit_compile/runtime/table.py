@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .diffusers_hook import Announced, running_models
+from .diffusers_hook import Announced, Run, run_under_way
 from .session import current_session
 from .state import HISTORY, ModuleState
 from .stats import GenerationStats
@@ -100,7 +100,9 @@ class SideTable:
             with self._lock:
                 budget = self._budgets.setdefault(owner, Budget())
                 state = ModuleState(self._history[owner], self._on_end, budget)
-                state.clock.told = any(_belongs(owner, model) for model in running_models())
+                run = run_under_way()
+                if run is not None and any(_belongs(owner, model) for model in run.alive()):
+                    state.clock.told = run.bar
                 state = self._states.setdefault((owner, session), state)
         return owner, state
 
@@ -115,15 +117,15 @@ class SideTable:
                 self._labels[owner] = label
         return label
 
-    def bound_run(self, model: torch.nn.Module, begins: bool) -> None:
-        """A pipeline begins or ends a run with ``model``: ends its generation in the current session and frees its
-        memory."""
+    def bound_run(self, model: torch.nn.Module, run: Run | None) -> None:
+        """A pipeline begins ``run`` with ``model``, or ends one (None): ends the generation of ``model`` in the current
+        session and frees its memory."""
         session = current_session(self.end_session).name
         for owner in self.owners(model):
             state = self._states.get((owner, session))
             if state is not None and not state.busy.locked():
                 state.release()
-                state.clock.told = begins
+                state.clock.told = None if run is None else run.bar
 
     def forget(self, owner: Owner, session: str) -> None:
         """Drops a state in which a call has failed half-way."""

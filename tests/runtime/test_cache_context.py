@@ -177,11 +177,12 @@ class Plain(DiffusionPipeline):
         super().__init__()
         self.register_modules(transformer=transformer)
 
-    def __call__(self, spec, steps):
+    def __call__(self, spec, steps, flip=1):
         for index in self.progress_bar(steps):
             if index is None:
                 raise Aborted
-            self.transformer(**spec.call(index, steps=40))
+            call = spec.call(index, steps=40)
+            self.transformer(**call | dict(hidden_states=call["hidden_states"] * flip**index))
         self.maybe_free_model_hooks()
 
 
@@ -196,6 +197,22 @@ def test_a_run_that_was_aborted_is_over_when_the_next_begins():
         pipe(spec, steps=[0, 1, 2, None])
     pipe(spec, steps=range(20, 25))
     assert [len(generation.steps) for generation in dit_compile.stats(model)] == [3, 5]
+
+
+@torch.no_grad()
+def test_schedules_look_at_no_latents_while_a_pipeline_is_under_way():
+    """It says when it ends. After a run that was aborted nobody does."""
+    spec, plain = flux()
+    options = {"inner": "eager", "policy": "mask", "step_mask": "1101010101"}
+    pipe = Plain(model := torch.compile(plain, backend="dit_cache", options=options))
+    pipe.set_progress_bar_config(disable=True)
+    pipe(spec, steps=[0, 1, 2, 3], flip=-1)  # latents that move by more than there was
+    assert [step.action[0] for step in dit_compile.stats(model)[-1].steps] == ["c", "c", "r", "c"]
+    with contextlib.suppress(Aborted):
+        pipe(spec, steps=[0, 1, None])
+    for index in (20, 21, 22):
+        model(**spec.call(index, steps=40))
+    assert [len(generation.steps) for generation in dit_compile.stats(model)] == [4, 2, 3]
 
 
 @torch.no_grad()
