@@ -40,9 +40,9 @@ from .passes.plan_region import plan_region
 from .passes.signature import signature
 from .plugins import plugin_names
 from .policy import POLICIES
+from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
-from .runtime.graph import CachedGraph, ClockPlaces, Code
 from .runtime.rows import RowPlaces
 
 log = logging.getLogger("dit_compile")

@@ -39,7 +39,7 @@ class Session:
         self.overrides = dict(overrides)
         self._keep = keep
         self._on_close = on_close
-        self.settings: dict[int, Any] = {}  # by the number of a graph; see graph.Settings
+        self.settings: dict[int, Any] = {}  # by the number of a graph; see cached_graph.Settings
         self._depth = 0  # how many ``with`` are open, in all threads and tasks
         self._forgotten: weakref.finalize[Any, Session] | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dit_compile.config import CacheConfig, parse_layer
 from dit_compile.passes.guard_ops import compute_or_forecast, guard
-from dit_compile.runtime.graph import CachedGraph, ClockPlaces, Code
+from dit_compile.runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from dit_compile.runtime.table import SideTable
 
 WEIGHT = torch.tensor(0.7)

@@ -13,4 +13,4 @@ def test_calls_and_files_of_one_step():
     for action, entered in found["entries"].items():
         often = [file for file, times in entered.items() if times > 1]
         assert len(often) <= MOST_FILES, f"{action}: {often}"
-        assert "graph.py" in entered
+        assert "cached_graph.py" in entered

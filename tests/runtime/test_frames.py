@@ -8,7 +8,7 @@ from toys import Prompted, build, compile_toy, latents, timestep_embedding
 
 import dit_compile
 from dit_compile.runtime import earlier_frame
-from dit_compile.runtime.graph import CachedGraph
+from dit_compile.runtime.cached_graph import CachedGraph
 from dit_compile.runtime.inputs import mean_time
 
 MASK = {"policy": "mask", "step_mask": "11010101", "forecast": "reuse", "warmup_steps": 0}
