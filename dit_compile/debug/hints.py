@@ -78,9 +78,10 @@ class OneStepGenerations:
             self._in_a_row.pop(stats.module, None)
             return
         self._in_a_row[stats.module] += 1
-        if self._in_a_row[stats.module] >= MANY:
+        count = self._in_a_row[stats.module]
+        if count >= MANY:
             warn_once(
-                f"{stats.module}: {self._in_a_row[stats.module]} generations in a row had one step, and a step cache gains nothing there "
+                f"{stats.module}: {count} generations in a row had one step, and a step cache gains nothing there "
                 f"({stats.clock}). If these calls are steps of one run: call them in one session, "
                 "dit_compile.session(name, keep=True), where they come from several threads; give num_steps "
                 "(DIT_CACHE_NUM_STEPS) where their timesteps do not run one way",
