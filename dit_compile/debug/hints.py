@@ -78,7 +78,7 @@ class OneStepGenerations:
             self._in_a_row.pop(stats.module, None)
             return
         self._in_a_row[stats.module] += 1
-        if self._in_a_row[stats.module] == MANY:
+        if self._in_a_row[stats.module] >= MANY:
             warn_once(
                 f"{stats.module}: {MANY} generations in a row had one step, and a step cache gains nothing there "
                 f"({stats.clock}). If these calls are steps of one run: call them in one session, "
