@@ -13,6 +13,7 @@ from .config import SETTINGS, ConfigError, runtime_layer, shortened
 from .debug.report import GraphReport, Reports
 from .debug.summary import print_summary, report_end
 from .plugins import plugin_names
+from .runtime.fork import free_in_child
 from .runtime.session import DEFAULT, Session
 from .runtime.session import SessionInUse as SessionInUse
 from .runtime.stats import GenerationStats
@@ -20,7 +21,7 @@ from .runtime.table import SideTable
 
 table = SideTable(on_end=report_end)
 reports = Reports()
-_lock = threading.Lock()
+_lock = free_in_child(threading.Lock())
 _overrides: Mapping[str, Any] = MappingProxyType({})
 
 

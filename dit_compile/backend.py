@@ -253,6 +253,7 @@ def _inputs_for_later_parts(gm: GraphModule) -> Places | None:
 def _reset() -> None:
     """``torch.compiler.reset()`` comes here: compiled pieces go with Dynamo's cache, state goes with this."""
     table.reset()
+    table.forget_warnings()
     reports.clear()
     forget_warnings()
 

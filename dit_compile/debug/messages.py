@@ -67,7 +67,7 @@ def say_recompile_limit() -> None:
         f"this is graph {now.number} of one function, and torch compiles no more than {now.limit} "
         "(torch._dynamo.config.recompile_limit). The next input that needs another graph runs without compilation and "
         "without the cache. TORCH_LOGS=recompiles names what changes; pass sizes that vary with dynamic=True, or raise "
-        f"the limit: torch._dynamo.config.recompile_limit = {4 * now.limit}",
+        f"the limit, in each thread that calls the model: torch._dynamo.config.recompile_limit = {4 * now.limit}",
         key=f"recompile limit {now.function}",
     )
 

@@ -22,6 +22,7 @@ from ..passes.outline import Outliner
 from ..passes.plan import Block, Exit, Plan, Region
 from ..policy import POLICIES
 from ..readers import format_bytes
+from ..runtime.fork import free_in_child
 from ..runtime.slots import stored_bytes
 
 HISTORY = 256  # graphs remembered
@@ -107,7 +108,7 @@ class Reports:
     """The newest graphs of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = free_in_child(threading.Lock())
         self._graphs: deque[GraphReport] = deque(maxlen=HISTORY)
 
     def add(self, report: GraphReport) -> None:

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Sized
 from typing import NamedTuple, Protocol
 
+from .fork import free_in_child
+
 
 class Share(NamedTuple):
     """Bytes of one region in one branch: ``fixed`` for its probe and samples, ``each`` per snapshot.
@@ -52,7 +54,7 @@ class Budget:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = free_in_child(threading.RLock())
         self._holders: weakref.WeakSet[Holder] = weakref.WeakSet()
 
     def grant(self, holder: Holder, share: Share, limit: int | None) -> int:

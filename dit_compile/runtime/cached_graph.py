@@ -23,9 +23,10 @@ from .rows import RowPlaces
 from .session import Session, SessionInUse, current_session
 from .state import ModuleState
 from .stats import GenerationStats
-from .table import Owner, SideTable
+from .table import SideTable
 from .tracks import compare_prompt, sample, state_of
 from .transfer import Outbox
+from .weights import Owner
 
 log = logging.getLogger("dit_compile")
 
@@ -144,7 +145,7 @@ class CachedGraph:
             state.release()
             state.clock.told = told = None
         blind = not (policy.measures(config) or config.num_steps is not None or told is not None)
-        state = state_of(state, call, blind=blind)
+        main, state = state, state_of(state, call, blind=blind)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
         for start in position.restarts:
             state.restart(start)
@@ -158,6 +159,10 @@ class CachedGraph:
             state.follow(position, self._frame)
         if blind:
             compare_prompt(state, call, position)
+        if session.default and state is main:
+            trail = state.trail  # new: a prompt, or a generation
+            if position.changed or position.new_generation or position.branch not in trail.prompts or trail.left:
+                self._table.follow(state, owner, call, position)
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])

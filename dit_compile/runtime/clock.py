@@ -95,6 +95,9 @@ class Clock:
             self.pending.append(LateTime(position.step, branch_call, position.certain, ticket))
         return position._replace(restarts=tuple(restarts), waited=waited) if restarts or waited else position
 
+    def has_served(self, branch: int) -> bool:
+        return branch in self._seen
+
     def is_first_time_again(self, call: Call) -> bool:
         """Whether ``call`` brings other latents for a prompt that the first step of this generation has had already, at
         the time of that step, or at a time that is not known yet."""

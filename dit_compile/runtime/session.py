@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from .fork import free_in_child, tell_in_child
+
 log = logging.getLogger("dit_compile")
 
-_current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("dit_cache_session", default=None)
-_outer: contextvars.ContextVar[tuple[Session | None, ...]] = contextvars.ContextVar("dit_cache_outer", default=())
+_entered: contextvars.ContextVar[tuple[_Entry, ...]] = contextvars.ContextVar("dit_cache_sessions", default=())
+_current: contextvars.ContextVar[Session | None] = contextvars.ContextVar("dit_cache_session", default=None)  # the last
 
 
 class SessionInUse(RuntimeError):
@@ -22,6 +24,16 @@ class SessionInUse(RuntimeError):
 
 
 DEFAULT = "default"  # the session of calls outside of any session, in the main thread
+
+
+class _Entry:
+    """A session as one context has entered it; tasks and threads that inherit the context share it."""
+
+    __slots__ = ("depth", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.depth = 0  # how many ``with`` are open
 
 
 class Session:
@@ -40,7 +52,9 @@ class Session:
         self._keep = keep
         self._on_close = on_close
         self.settings: dict[int, Any] = {}  # by the number of a graph; see cached_graph.Settings
-        self._depth = 0  # how many ``with`` are open, in all threads and tasks
+        self.default = False  # whether it is that of calls outside of any session
+        self.caller: _Entry | None = None  # through which the model was called last, while it is open
+        self._entries: list[_Entry] = []  # one for each ``with`` that is open, in all threads and tasks
         self._forgotten: weakref.finalize[Any, Session] | None = None
 
     def __enter__(self) -> Session:
@@ -53,22 +67,24 @@ class Session:
                     "own; to go on with a session, keep the object that dit_compile.session(..., keep=True) returned"
                 )
             _open[self.name] = self
-            self._depth += 1
+            entered = _entered.get()
+            entry = next((entry for entry in entered if entry.session is self), None) or _Entry(self)
+            entry.depth += 1
+            self._entries.append(entry)
         if self._forgotten is None and self._on_close is not None:
             self._forgotten = weakref.finalize(self, self._on_close, self.name)
             self._forgotten.atexit = False
-        _outer.set((*_outer.get(), _current.get()))
-        _current.set(self)
+        _enter((*entered, entry))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        entered = [*_outer.get(), _current.get()]  # by its place, not by a token, which is valid in one context only
-        if self in entered:
-            del entered[len(entered) - 1 - entered[::-1].index(self)]
-            _outer.set(tuple(entered[:-1]))
-            _current.set(entered[-1])
+        entered = list(_entered.get())  # by its place, not by a token, which is valid in one context only
+        entry = next((entry for entry in reversed(entered) if entry.session is self), None)
+        if entry is not None:
+            del entered[len(entered) - 1 - entered[::-1].index(entry)]
+            _enter(tuple(entered))
         else:  # not the context that it was entered in; there, nothing can be taken back
             log.warning(
                 "dit_cache: session %r was entered in one context and left in another, as happens in a generator that "
@@ -78,10 +94,27 @@ class Session:
                 self.name,
             )
         with _lock:
-            self._depth -= 1
-            outermost = self._depth == 0
+            entry = entry if entry in self._entries else next(reversed(self._entries), None)
+            if entry is not None:  # None: in a forked child, where another thread had entered it
+                entry.depth -= 1
+                self._entries.remove(entry)
+                if not entry.depth and self.caller is entry:
+                    self.caller = None
+            outermost = not self._entries
         if outermost and not self._keep:
             self.close()
+
+    def called_through(self, entry: _Entry) -> None:
+        """Raises SessionInUse where another context, which has not left the session, has called the model before: two
+        requests would mix their snapshots."""
+        with _lock:
+            if self.caller is not None and self.caller is not entry:
+                raise SessionInUse(
+                    f"session {self.name!r} is in use by another task or thread, which has called the model and has "
+                    "not left the session. A session belongs to one request: give each request a name of its own. "
+                    "Where the steps of one request run in several tasks or threads, enter the session around each step"
+                )
+            self.caller = entry
 
     def close(self) -> None:
         """Ends the session's generations and frees their snapshots; statistics stay."""
@@ -91,14 +124,13 @@ class Session:
         if self._on_close is not None:
             self._on_close(self.name)
         with _lock:
+            self.caller = None
             if _open.get(self.name) is self:
                 del _open[self.name]
 
 
 _open: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()  # by name
-_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+_lock = free_in_child(threading.Lock())
 
 
 class _ThreadDefault(threading.local):
@@ -106,21 +138,57 @@ class _ThreadDefault(threading.local):
 
 
 _default = _ThreadDefault()
+_threads = itertools.count(1)
+
+
+def _enter(entered: tuple[_Entry, ...]) -> None:
+    _entered.set(entered)
+    _current.set(entered[-1].session if entered else None)
+
+
+def _begin_child(opened: weakref.WeakValueDictionary[str, Session]) -> None:
+    """Names that the parent's other threads hold are free in a forked child."""
+    mine = _entered.get()
+    for session in list(opened.values()):
+        session._entries = [entry for entry in session._entries if entry in mine]
+        session.caller = None
+    opened.clear()
+    opened.update({entry.session.name: entry.session for entry in mine})
+
+
+tell_in_child(_lock, lambda lock: _begin_child(_open))
 
 
 def current_session(on_close: Callable[[str], None]) -> Session:
-    """The session entered last in this context, else the default session of this thread.
+    """The session of a call of the model: the one entered last in this context, else the default session of this
+    thread.
 
     Each thread has a default session of its own, freed when the thread ends, so threads that share a compiled model do
-    not share its state.
+    not share its state. Raises SessionInUse where another request calls the model through the session.
     """
-    session = _current.get()
-    if session is not None:
-        return session
-    if _default.session is None:
+    entered = _entered.get()
+    if not entered:
+        return _default_session(on_close)
+    entry = entered[-1]
+    if entry.session.caller is not entry:
+        entry.session.called_through(entry)
+    return entry.session
+
+
+def session_here(on_close: Callable[[str], None]) -> Session:
+    """The same where the model is not called."""
+    entered = _entered.get()
+    return entered[-1].session if entered else _default_session(on_close)
+
+
+def _default_session(on_close: Callable[[str], None]) -> Session:
+    session = _default.session
+    if session is None:
         thread = threading.current_thread()
         main = thread is threading.main_thread()
-        _default.session = Session(DEFAULT if main else f"{thread.name} ({thread.ident})", {})
+        # numbered, for the next thread may get the name and the identity of one that has just ended
+        session = _default.session = Session(DEFAULT if main else f"{thread.name} ({next(_threads)})", {})
+        session.default = True
         if not main:
-            weakref.finalize(_default.session, on_close, _default.session.name)
-    return _default.session
+            weakref.finalize(session, on_close, session.name)
+    return session

@@ -20,8 +20,6 @@ from .stats import GenerationStats
 
 log = logging.getLogger("dit_compile")
 
-HISTORY = 64  # generations remembered per module
-
 
 @dataclass(frozen=True)
 class SharedDiff:
@@ -48,13 +46,22 @@ class Track:
 
 
 @dataclass
+class Trail:
+    """What a default session tells those of other threads (see trail.py)."""
+
+    prompts: dict[int, Identity] = field(default_factory=dict)  # of each branch of the generation
+    moves: int = 0  # how often the generation has come from one thread to another
+    left: dict[int, float] = field(default_factory=dict)  # when a branch seems to have gone on in another thread
+
+
+@dataclass
 class ModuleState:
     """State of one module in one session. Used by one call at a time.
 
     ``history`` takes the statistics of each generation, ``on_end`` is called with them when it ends.
     """
 
-    history: deque[GenerationStats] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    history: deque[GenerationStats] = field(default_factory=deque)
     on_end: Callable[[GenerationStats], None] = lambda stats: None
     budget: Budget = field(default_factory=Budget)  # the module's, shared with its other sessions
     clock: Clock = field(default_factory=Clock)
@@ -68,7 +75,12 @@ class ModuleState:
     tracks: list[Track] = field(default_factory=list)  # trajectories that may advance together, this one first
     current: int = 0  # the one of them that was called last
     several: bool = False  # whether they do advance together, as is known two steps later
+    trail: Trail = field(default_factory=Trail)
     announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
+
+    def is_default(self) -> bool:
+        """Whether this is the state of a default session, with a generation under way."""
+        return bool(self.trail.prompts) and self.clock.step >= 0
 
     def begin_generation(self, stats: GenerationStats, origin: Tensor | None) -> None:
         """Ends the running generation and frees its snapshots."""
