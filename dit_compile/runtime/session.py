@@ -177,8 +177,7 @@ def current_session(on_close: Callable[[str], None]) -> Session:
 
 def session_here(on_close: Callable[[str], None]) -> Session:
     """The same where the model is not called."""
-    entered = _entered.get()
-    return entered[-1].session if entered else _default_session(on_close)
+    return _current.get() or _default_session(on_close)
 
 
 def _default_session(on_close: Callable[[str], None]) -> Session:
