@@ -166,10 +166,9 @@ def current_session(on_close: Callable[[str], None]) -> Session:
     Each thread has a default session of its own, freed when the thread ends, so threads that share a compiled model do
     not share its state. Raises SessionInUse where another request calls the model through the session.
     """
-    entered = _entered.get()
-    if not entered:
+    entry = _entry_here()
+    if entry is None:
         return _default_session(on_close)
-    entry = entered[-1]
     if entry.session.caller is not entry:
         entry.session.called_through(entry)
     return entry.session
@@ -177,7 +176,15 @@ def current_session(on_close: Callable[[str], None]) -> Session:
 
 def session_here(on_close: Callable[[str], None]) -> Session:
     """The same where the model is not called."""
-    return _current.get() or _default_session(on_close)
+    entry = _entry_here()
+    return _default_session(on_close) if entry is None else entry.session
+
+
+def _entry_here() -> _Entry | None:
+    """The last one that was entered in this context and has not been left, in this context or in another."""
+    if _current.get() is None:
+        return None
+    return next((entry for entry in reversed(_entered.get()) if entry.depth), None)
 
 
 def _default_session(on_close: Callable[[str], None]) -> Session:

@@ -533,3 +533,15 @@ def test_random_interleavings_equal_isolated_runs(config, examples):
 
     check()
     assert sum(hits) > 0
+
+
+@torch.no_grad()
+def test_a_session_that_was_left_in_another_context_is_over():
+    """A generator that is closed elsewhere: what this context has entered cannot be taken back there."""
+    session = dit_compile.session("elsewhere")
+    session.__enter__()
+    contextvars.Context().run(session.__exit__, None, None, None)
+    model = compile_toy(build(Prompted))
+    model(latents(seed=1), torch.full((2,), 900.0), latents(tokens=3, seed=2))
+    assert [stats.session for stats in dit_compile.stats(model)] == ["default"]
+    session.__exit__(None, None, None)
