@@ -390,6 +390,8 @@ def replace_parameters(module):
 
 def test_parameters_that_are_replaced_at_each_call(model, caplog):
     """Sequential offload: everything is computed, and said once; nothing is left of the weights."""
+    gc.collect()
+    others = len(table._known)
     request = Request(model, 1, branches=2)
     plain = Request(model, 1, branches=2)
     plain.model = model._orig_mod
@@ -401,7 +403,7 @@ def test_parameters_that_are_replaced_at_each_call(model, caplog):
     [text] = warnings_with("new weights at each call", caplog)
     assert "enable_model_cpu_offload" in text
     gc.collect()
-    assert len(table._known) <= 1
+    assert len(table._known) <= others + 1
 
 
 @torch.no_grad()
