@@ -344,7 +344,7 @@ def test_a_thousand_short_sessions_and_threads(model):
         known = list(table._known.values())
         return (
             len(table._states), len(table._known), len(table._owners), len(table._brief), len(_open),
-            [len(one.history) for one in known], [len(one.budget._holders) for one in known],
+            sum(len(one.history) for one in known), sum(len(one.budget._holders) for one in known),
             len([f for f in weakref.finalize._registry.values() if getattr(f.func, "__self__", None) is table]),
         )  # fmt: skip
 
@@ -363,7 +363,8 @@ def test_a_thousand_short_sessions_and_threads(model):
     requests(100, 0)
     before = sizes()
     requests(1000, 100)
-    assert sizes() == before
+    after = sizes()  # what other tests have left may go at any time
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
     assert before[0] == before[4] == 0
 
 
