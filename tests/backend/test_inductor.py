@@ -49,7 +49,8 @@ def test_reused_steps_and_a_new_resolution():
     )
     for tokens in (5, 9):
         for step in range(3):
-            x, t = latents(tokens=tokens, seed=step), torch.full((2,), 900.0 - step)
+            x = latents(tokens=tokens) + 0.1 * step * latents(tokens=tokens, seed=1)
+            t = torch.full((2,), 900.0 - step)
             out = compiled(x, t)
             if step < 2:
                 torch.testing.assert_close(out, model(x, t), atol=1e-5, rtol=1e-5)
