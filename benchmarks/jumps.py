@@ -90,7 +90,7 @@ def main(
             wanted = draw(plain)
             for rule in ("kept", "ended"):
                 dit_compile.reset()
-                without_rule = patch.object(slots.Slots, "is_jump", lambda state, diff: False)
+                without_rule = patch.object(slots.Slots, "is_jump", lambda state, diff, since: False)
                 with without_rule if rule == "kept" else nullcontext():
                     psnr = latents_psnr(wanted, draw(cached))
                 found.setdefault(name, {}).setdefault(rule, []).append(psnr)
@@ -109,8 +109,8 @@ def count_errors(cached: Model, drawn: list[str]) -> dict[str, int]:
     """Jumps that the rule sees in generations of 28 and 50 steps, shifted and not."""
     counts, is_jump = {"steps": 0, "jumps": 0}, slots.Slots.is_jump
 
-    def counting(state: slots.Slots, diff: float) -> bool:
-        jump = is_jump(state, diff)
+    def counting(state: slots.Slots, diff: float, since: int) -> bool:
+        jump = is_jump(state, diff, since)
         counts["steps"] += 1
         counts["jumps"] += jump
         return jump

@@ -180,7 +180,7 @@ class CallStep:
         if not math.isfinite(diff):
             return self._non_finite(slots)
         verdict = self._ask(policy.after, decision.view, self.facts.config, diff) or Verdict(False, "policy_error")
-        if self._sees_jumps() and slots.is_jump(diff) and not verdict.reuse:
+        if self._sees_jumps() and slots.is_jump(diff, decision.view.since) and not verdict.reuse:
             slots.end_history(self._step, self.facts.config.warmup_steps)
         return self._checked(decision, verdict)
 
@@ -233,7 +233,7 @@ class CallStep:
         slots.measured = None
         self._generation.host_reads += not measured.sums.ready()
         diff = measured.sums.ratio()
-        if math.isfinite(diff) and slots.is_jump(diff):
+        if math.isfinite(diff) and slots.is_jump(diff, measured.since):
             slots.end_history(measured.step, self.facts.config.warmup_steps)
 
     def _learn(self, decision: Decision) -> bool:

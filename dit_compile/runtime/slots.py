@@ -144,7 +144,7 @@ class Slots:
     bases: Ticket | None = None  # whether what a forecast was added to is finite, until that is known
     measured: Measured | None = None  # what the next call will look at
     share: Share | None = None
-    diffs: deque[float] = field(default_factory=lambda: deque(maxlen=4))  # last measured
+    diffs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4))  # last measured, over steps
     warm_from: int = 0  # the step at which the warm-up after a jump is over
     numbers: tuple[float, ...] | None = None  # Python numbers that the model was given with the last call
 
@@ -181,13 +181,15 @@ class Slots:
         self.drop(before=step)
         self.warm_from = step + warmup
 
-    def is_jump(self, diff: float) -> bool:
-        """Whether ``diff``, the change since the last computed step, is out of family: as much as there was (1), or
-        ``JUMP`` times what this branch has seen of late, or half of both. Then something happened that no step of a
-        solver does: latents were replaced, a refining pass began.
+    def is_jump(self, diff: float, since: int = 1) -> bool:
+        """Whether ``diff``, the change since the last computed step, ``since`` steps ago, is out of family: as much as
+        there was (1), or ``JUMP`` times what this branch has seen of late, or half of both. Then something happened
+        that no step of a solver does: latents were replaced, a refining pass began. Over more steps than before, more
+        may have changed.
         """
-        usual = max(self.diffs, default=math.inf)
-        self.diffs.append(diff)  # a jump, too: what follows may change as fast
+        usual = max((known for known, _ in self.diffs), default=math.inf)
+        usual *= max(since / max((steps for _, steps in self.diffs), default=since), 1.0)
+        self.diffs.append((diff, since))  # a jump, too: what follows may change as fast
         return diff >= 1 or diff > JUMP * usual or (diff >= 0.5 and diff > JUMP / 2 * usual)
 
     def store(

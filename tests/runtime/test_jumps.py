@@ -56,6 +56,10 @@ def test_what_is_out_of_family():
     assert not slots.is_jump(0.2 * JUMP / 2), "large, but in family"
     assert slots.is_jump(0.9) and not slots.is_jump(0.9), "what follows a jump may change as fast"
     assert slots.is_jump(1.0), "as much as there was"
+    longer = Slots()
+    assert not longer.is_jump(0.24) and not longer.is_jump(0.6, since=2), "two steps may change twice as much"
+    shorter = Slots()
+    assert not shorter.is_jump(0.24) and shorter.is_jump(0.6, since=1), "one step may not"
     calm = Slots()
     assert not calm.is_jump(0.05)
     assert not calm.is_jump(math.nextafter(0.05 * JUMP, 0)) and calm.is_jump(0.9)
