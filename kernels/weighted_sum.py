@@ -160,7 +160,7 @@ def _check(
     if out is not None:
         check_alike("weighted_sum", "out", out, "base" if base is not None else "snapshots[0]", model)
         start = 0 if torch.compiler.is_compiling() else out.data_ptr()  # empty tensors start at 0 as well
-        if start in [snapshot.data_ptr() for snapshot in snapshots] and start:
+        if start and start in [snapshot.data_ptr() for snapshot in snapshots]:
             raise ValueError("weighted_sum: out starts where a snapshot does; write into base or a new tensor")
     return model
 

@@ -86,7 +86,7 @@ class Clock:
         waited = call.time is None and self.needs_time(call, cfg=cfg, blind=blind)
         if waited:
             restarts += self.settle(wait=True)
-            call.time = outbox.put([mean_time(call.timestep)]).values()[0]  # type: ignore[arg-type]
+            call.read_time(outbox)
         before = self.step
         position = self.tick(call, cfg=cfg, num_steps=num_steps)
         if call.time is None and call.timestep is not None:

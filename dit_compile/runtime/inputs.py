@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compat import versions
-from .transfer import on_host
+from .transfer import Outbox, on_host
 
 
 class Identity(NamedTuple):
@@ -86,6 +86,11 @@ class Call:
         self.timestep_id = None if self.timestep is None else time_id
         self.shape = tuple([(tensor.shape, tensor.dtype) for tensor in self.moving])
         self.shapes = tuple([tensor.shape for tensor in self.conditioning])
+
+    def read_time(self, outbox: Outbox) -> None:
+        """Waits for the time where it is on a device."""
+        if self.time is None and self.timestep is not None:
+            self.time = outbox.put([mean_time(self.timestep)]).values()[0]
 
 
 def mean_time(timestep: Tensor) -> Tensor:

@@ -72,5 +72,10 @@ def relative_change(changed: float, before: float) -> float:
 def _sample(tensor: Tensor, rows: Rows) -> Tensor:
     if tensor.ndim and 0 < rows.count < rows.batch == tensor.shape[0]:
         tensor = rows.of(tensor)
+    return thinned(tensor, SAMPLE)
+
+
+def thinned(tensor: Tensor, count: int) -> Tensor:
+    """Elements of ``tensor`` at even distances, ``count`` or up to twice as many, of small ones all: shape (n,)."""
     flat = tensor.detach().reshape(-1)
-    return flat[:: max(flat.numel() // SAMPLE, 1)]
+    return flat[:: max(flat.numel() // count, 1)]

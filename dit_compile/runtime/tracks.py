@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from .clock import Position
-from .inputs import Call, mean_time
+from .inputs import Call
+from .side_inputs import relative_change, thinned
 from .state import ModuleState, Prompt, Track
 from .transfer import Outbox
 
@@ -63,7 +64,7 @@ def _compare_latents(state: ModuleState, call: Call) -> None:
         known = [state.latest[prompt]] if prompt in state.latest else state.latest.values()
         before = [sample for one in known for sample in one.samples]
         # calls of one step may differ in size, and NaN proves nothing
-        moved = min(filter(math.isfinite, _distances(now, before)), default=0.0)
+        moved = min(filter(math.isfinite, _distances([now] * len(before), before)), default=0.0)
         if moved >= ELSEWHERE and not _is_of_this_step(state, call):
             state.clock.end()
     if state.clock.step < 0:
@@ -81,8 +82,8 @@ def _is_of_this_step(state: ModuleState, call: Call) -> bool:
 
 
 def _wait_for_time(state: ModuleState, call: Call) -> None:
-    if call.time is None and call.timestep is not None:
-        call.time = Outbox().put([mean_time(call.timestep)]).values()[0]
+    if call.time is None:
+        call.read_time(Outbox())
         for start in state.clock.settle(wait=True):
             state.restart(start)
 
@@ -98,8 +99,8 @@ def compare_prompt(state: ModuleState, call: Call, position: Position) -> None:
         return
     samples = [_sample(tensor) for tensor in call.conditioning if tensor.is_floating_point()]
     if known is not None and position.changed and not position.new_prompt:
-        pairs = list(zip(known.samples, samples, strict=False))
-        if len(known.samples) != len(samples) or any(_distances(now, [before])[0] >= FAR for before, now in pairs):
+        others = len(known.samples) != len(samples)
+        if others or any(distance >= FAR for distance in _distances(samples, known.samples)):
             state.drop(position.branch, call.frame, why="input_changed")
     state.prompts[place] = Prompt(call.prompt_id, samples)
 
@@ -117,7 +118,7 @@ def _track_of(main: ModuleState, call: Call) -> ModuleState:
     if not again and (times.jumped(call.time) or (current.clock.step == 0 and len(main.tracks) == 1)):
         return _keep(main, 0)  # the next generation; or the second step, now that its time is known
     now = _sample(call.moving[0])
-    distances = _distances(now, [track.latents for track in main.tracks])
+    distances = _distances([now] * len(main.tracks), [track.latents for track in main.tracks])
     nearest = min(range(len(distances)), key=distances.__getitem__)
     if distances[nearest] >= (FAR if again else OWN):
         current.free()  # it may have been a request of one step, and of those there may be many
@@ -162,18 +163,18 @@ def _keep(main: ModuleState, number: int) -> ModuleState:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(-1)
-    return flat[:: max(flat.numel() // SAMPLE, 1)].to(torch.float32, copy=True)
+    return thinned(tensor, SAMPLE).to(torch.float32, copy=True)
 
 
-def _distances(now: Tensor, known: Sequence[Tensor]) -> list[float]:
-    """To each: relative L1 distance, infinite where shapes differ. One transfer."""
-    alike = [other for other in known if other.shape == now.shape and other.device == now.device]
-    sums = [torch.stack([(now - other).abs().sum(), other.abs().sum()]) for other in alike]
+def _distances(now: Sequence[Tensor], before: Sequence[Tensor]) -> list[float]:
+    """Of each pair: relative L1 distance, infinite where shapes differ. One transfer."""
+    pairs = list(zip(now, before, strict=True))
+    alike = [one.shape == other.shape and one.device == other.device for one, other in pairs]
+    sums = [
+        torch.stack([(one - other).abs().sum(), other.abs().sum()])
+        for (one, other), fits in zip(pairs, alike, strict=True)
+        if fits
+    ]
     values = Outbox().put(sums).values() if sums else []
-    found = iter(zip(values[::2], values[1::2], strict=True))
-    ratios = []
-    for other in known:
-        changed, before = next(found) if any(other is one for one in alike) else (1.0, 0.0)
-        ratios.append(changed / before if before else 0.0 if changed == 0 else float("inf"))
-    return ratios
+    ratios = map(relative_change, values[::2], values[1::2])
+    return [next(ratios) if fits else math.inf for fits in alike]

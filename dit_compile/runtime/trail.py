@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .clock import Position
-from .inputs import Call, Identity, mean_time
+from .inputs import Call, Identity
 from .state import ModuleState
 from .transfer import Outbox
 
@@ -71,8 +71,7 @@ def _is_behind(other: ModuleState, call: Call) -> bool:
 
 def _is_after(call: Call, last: float | None, known: ModuleState) -> bool:
     """Whether ``call`` is at a later step than ``last`` in a generation whose times run as those of ``known``."""
-    if call.time is None and call.timestep is not None:
-        call.time = Outbox().put([mean_time(call.timestep)]).values()[0]
+    call.read_time(Outbox())
     if call.time is None or last is None:
         return False
     direction = known.clock.times.direction

@@ -9,9 +9,10 @@ import torch
 from diffusers.pipelines.ace_step import AceStepAudioTokenDetokenizer, AceStepAudioTokenizer, AceStepConditionEncoder
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
+from pipeline_parts import STEPS, flow, noise
 from pipelines import Pipeline
 from transformers import Qwen3Config, Qwen3Model
-from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run, tokenizer
+from video_parts import build, masks, part, prompts, run, tokenizer
 
 ACE_AUDIO = dict(
     hidden_size=16, intermediate_size=16, audio_acoustic_hidden_dim=8, num_attention_pooler_hidden_layers=1,
@@ -95,7 +96,7 @@ AUDIO_PIPELINES = [
         "Stable Audio 3",
         build(
             "StableAudio3Pipeline",
-            ("StableAudio3DiTModel", dict(depth=3, global_cond_dim=16)), scheduler=EULER,
+            ("StableAudio3DiTModel", dict(depth=3, global_cond_dim=16)), scheduler=flow,
             duration_embedder=partial(StableAudio3DurationEmbedder, output_dim=16, fourier_dim=8),
             vae=part(
                 "AutoencoderSAME", patch_size=4, encoder_channels=8, encoder_c_mults=(1,), encoder_strides=(2,),
@@ -110,7 +111,7 @@ AUDIO_PIPELINES = [
     Pipeline(
         "LongCat",
         build(
-            "LongCatAudioDiTPipeline", ("LongCatAudioDiTTransformer", dict(dit_depth=3)), scheduler=EULER,
+            "LongCatAudioDiTPipeline", ("LongCatAudioDiTTransformer", dict(dit_depth=3)), scheduler=flow,
             tokenizer=tokenizer, text_encoder=text_encoder,
             vae=part(
                 "LongCatAudioDiTVae", channels=4, c_mults=[1, 2], strides=[2], latent_dim=8, encoder_latent_dim=16,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from pipeline_parts import STEPS, flow, shifted
 from pipelines import Pipeline
 from transformers import T5Config, T5EncoderModel
-from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run, tokenizer
+from video_parts import build, masks, part, prompts, run, tokenizer
 from video_pipelines import FEW, IMAGE
 
 LTX_VAE = part(
@@ -46,7 +47,7 @@ def connectors() -> torch.nn.Module:
 LTX = ("LTXVideoTransformer3DModel", FEW)
 LTX_PROMPTS = prompts(10, 16) | masks(7, 4, length=10)
 LTX2 = build(
-    "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=DYNAMIC_EULER, vae=LTX2_VAE,
+    "LTX2Pipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=shifted, vae=LTX2_VAE,
     audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
 )  # fmt: skip
 LTX2_RUN = LTX_PROMPTS | dict(height=32, width=32, num_frames=3, spatio_temporal_guidance_blocks=[1])
@@ -55,19 +56,19 @@ LTX2_RUN = LTX_PROMPTS | dict(height=32, width=32, num_frames=3, spatio_temporal
 LTX_PIPELINES = [
     Pipeline(
         "LTX",
-        build("LTXPipeline", LTX, scheduler=DYNAMIC_EULER),
+        build("LTXPipeline", LTX, scheduler=shifted),
         run(**LTX_PROMPTS, height=64, width=64, num_frames=9),
         calls=[(1,) * STEPS],
     ),
     Pipeline(
         "LTX condition",
-        build("LTXConditionPipeline", LTX, scheduler=EULER, vae=LTX_VAE),
+        build("LTXConditionPipeline", LTX, scheduler=flow, vae=LTX_VAE),
         run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
         calls=[(1,) * STEPS],
     ),
     Pipeline(
         "LTX, image to video",
-        build("LTXImageToVideoPipeline", LTX, scheduler=DYNAMIC_EULER, vae=LTX_VAE),
+        build("LTXImageToVideoPipeline", LTX, scheduler=shifted, vae=LTX_VAE),
         run(**LTX_PROMPTS, image=IMAGE, height=32, width=32, num_frames=9),
         calls=[(1,) * STEPS],
     ),
@@ -87,7 +88,7 @@ LTX_PIPELINES = [
     Pipeline(
         "LTX-2, image to video",
         build(
-            "LTX2ImageToVideoPipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=DYNAMIC_EULER, vae=LTX2_VAE,
+            "LTX2ImageToVideoPipeline", ("LTX2VideoTransformer3DModel", FEW), scheduler=shifted, vae=LTX2_VAE,
             audio_vae=LTX2_AUDIO_VAE, connectors=connectors,
         ),
         run(**LTX2_RUN, image=IMAGE, image_crf=0, stg_scale=0.0, audio_stg_scale=0.0),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from pipeline_parts import STEPS, flow, shifted
 from pipelines import Pipeline
-from video_parts import DYNAMIC_EULER, EULER, STEPS, build, masks, part, prompts, run
+from video_parts import build, masks, part, prompts, run
 from video_pipelines import FEW, HUNYUAN_VAE, IMAGE, SIZE, WAN_VAE
 
 KARRAS_EULER = part("FlowMatchEulerDiscreteScheduler", use_karras_sigmas=True)
@@ -80,7 +81,7 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "EasyAnimate",
-        build("EasyAnimatePipeline", ("EasyAnimateTransformer3DModel", {}), scheduler=DYNAMIC_EULER, vae=MAGVIT),
+        build("EasyAnimatePipeline", ("EasyAnimateTransformer3DModel", {}), scheduler=shifted, vae=MAGVIT),
         run(**prompts(8, 16), **masks(6, 5, length=8), **SIZE),
         calls=[(1,) * STEPS],
     ),
@@ -114,14 +115,14 @@ MORE_VIDEO_PIPELINES = [
     ),
     Pipeline(
         "Kandinsky 5",
-        build("Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER),
+        build("Kandinsky5T2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=flow),
         run(**KANDINSKY_PROMPTS, **SIZE),
         calls=[(2,) * STEPS],
     ),
     Pipeline(
         "Kandinsky 5, image to video",
         build(
-            "Kandinsky5I2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=EULER,
+            "Kandinsky5I2VPipeline", ("Kandinsky5Transformer3DModel", dict(num_visual_blocks=3)), scheduler=flow,
             vae=HUNYUAN_VAE,
         ),
         run(**KANDINSKY_PROMPTS, image=IMAGE, height=32, width=32, num_frames=17),
@@ -173,7 +174,7 @@ MORE_VIDEO_PIPELINES = [
         build(
             "MotifVideoPipeline",
             ("MotifVideoTransformer3DModel", dict(num_layers=2, num_single_layers=2, image_embed_dim=None)),
-            scheduler=DYNAMIC_EULER, vae=WAN_VAE, guider=part("ClassifierFreeGuidance", guidance_scale=4.0),
+            scheduler=shifted, vae=WAN_VAE, guider=part("ClassifierFreeGuidance", guidance_scale=4.0),
         ),
         run(**prompts(10, 16), **masks(7, 4, length=10), **SIZE),
         calls=[(2,) * STEPS],

@@ -8,18 +8,13 @@ from typing import Any
 
 import diffusers
 import torch
+from pipeline_parts import STEPS, generator, noise
 from registry import registered
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
-
-STEPS = 8
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def build(cls: str, *transformers: tuple[str, dict[str, Any]], **parts: Any) -> Callable[[], Any]:
@@ -47,7 +42,7 @@ def run(**arguments: Any) -> Callable[[Any, int], Tensor]:
     def call(pipe: Any, seed: int) -> Tensor:
         fresh = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}
         torch.manual_seed(seed)  # some pipelines also draw without the generator that they are given
-        usual = dict(generator=torch.Generator().manual_seed(seed), output_type="latent")
+        usual = dict(generator=generator(seed), output_type="latent")
         if "num_inference_steps" in inspect.signature(pipe.__call__).parameters:
             usual["num_inference_steps"] = STEPS
         made = pipe(**usual | fresh)[0]
@@ -84,7 +79,3 @@ def tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(WordLevel({"<pad>": 0, "<unk>": 1}, "<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
-
-
-EULER = part("FlowMatchEulerDiscreteScheduler", shift=3.0)
-DYNAMIC_EULER = part("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from pipeline_parts import STEPS, flow, noise
 from pipelines import Pipeline
 from transformers import (
     CLIPImageProcessor,
@@ -17,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from video_parts import EULER, STEPS, build, masks, noise, part, prompts, run
+from video_parts import build, masks, part, prompts, run
 
 SIZE = dict(height=32, width=32, num_frames=5)
 IMAGE = Image.fromarray((noise(32, 32, 3).sigmoid() * 255).byte().numpy())
@@ -70,7 +71,7 @@ def siglip() -> SiglipVisionModel:
 
 def hunyuan15(**guidance: Any) -> Callable[[], Any]:
     return build(
-        "HunyuanVideo15Pipeline", ("HunyuanVideo15Transformer3DModel", FEW), scheduler=EULER, vae=HUNYUAN15_VAE,
+        "HunyuanVideo15Pipeline", ("HunyuanVideo15Transformer3DModel", FEW), scheduler=flow, vae=HUNYUAN15_VAE,
         guider=part("ClassifierFreeGuidance", **guidance),
     )  # fmt: skip
 
@@ -207,7 +208,7 @@ WAN_PIPELINES = [
 HUNYUAN_PIPELINES = [
     Pipeline(
         "HunyuanVideo",
-        build("HunyuanVideoPipeline", HUNYUAN, scheduler=EULER),
+        build("HunyuanVideoPipeline", HUNYUAN, scheduler=flow),
         run(**HUNYUAN_PROMPTS, **SIZE, true_cfg_scale=3.0),
         calls=[(2,) * STEPS],
     ),
@@ -231,7 +232,7 @@ HUNYUAN_PIPELINES = [
         build(
             "HunyuanVideoImageToVideoPipeline",
             ("HunyuanVideoTransformer3DModel", FEW_HUNYUAN | dict(image_condition_type="token_replace")),
-            scheduler=EULER, vae=HUNYUAN_VAE,
+            scheduler=flow, vae=HUNYUAN_VAE,
         ),
         run(image=IMAGE, **HUNYUAN_PROMPTS, **SIZE, true_cfg_scale=3.0),
         calls=[(2,) * STEPS],
@@ -241,7 +242,7 @@ HUNYUAN_PIPELINES = [
         build(
             "HunyuanVideoImageToVideoPipeline",
             ("HunyuanVideoTransformer3DModel", FEW_HUNYUAN | dict(image_condition_type="latent_concat", in_channels=9)),
-            scheduler=EULER, vae=HUNYUAN_VAE,
+            scheduler=flow, vae=HUNYUAN_VAE,
         ),
         run(image=IMAGE, **HUNYUAN_PROMPTS, **SIZE, true_cfg_scale=3.0),
         calls=[(2,) * STEPS],
