@@ -2,7 +2,9 @@
 
     model = torch.compile(pipe.transformer, backend="dit_cache")
 
-needs no import of this package. Import it for statistics and control:
+needs no import of this package. Import it for the shorter way in, statistics and control:
+
+    dit_compile.compile(pipe)
 
     dit_compile.graphs(), dit_compile.stats(), dit_compile.summary(), dit_compile.reset()
     dit_compile.configure(...), dit_compile.session(...)
@@ -12,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import SessionInUse, configure, graphs, reset, session, stats, summary
+    from .entry.compile import compile
 
 __version__ = "0.1.0"
-__all__ = ["SessionInUse", "__version__", "configure", "graphs", "reset", "session", "stats", "summary"]
+__all__ = ["SessionInUse", "__version__", "compile", "configure", "graphs", "reset", "session", "stats", "summary"]
 
 
 def __getattr__(name: str) -> Any:
     """Loads the interface on first use: importing the package alone imports no torch."""
+    if name == "compile":
+        from .entry.compile import compile
+
+        return compile
     if name in __all__:
         from . import api
 

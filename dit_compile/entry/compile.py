@@ -1,0 +1,86 @@
+"""``dit_compile.compile(model)``: compiles a transformer, or every transformer of a pipeline, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from ..config import ConfigError
+from .target import Target
+
+Model = TypeVar("Model")
+
+
+def compile(
+    model: Model,
+    *,
+    mode: str | None = None,
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Model:
+    """Compiles ``model`` with the step cache, in place, and returns it.
+
+    In place means that the module stays what it was: LoRA, offloading, ``save_pretrained`` and whatever else reaches
+    the module still do, and ``model(...)`` runs the compiled code. Nothing is compiled before the first call. Calling
+    ``compile`` again replaces the settings.
+
+    Args:
+        model: a transformer (``torch.nn.Module``), or a pipeline of diffusers, each transformer of which is compiled.
+        mode: as for ``torch.compile``: "default", "reduce-overhead", "max-autotune", ...
+        dynamic, fullgraph: as for ``torch.compile``.
+        options: Inductor's options, as for ``torch.compile``.
+        settings: settings of the cache (``dit-compile env`` lists them): ``preset="fast"``, ``fn=2``.
+
+    Raises:
+        TypeError: ``model`` is neither a module nor a pipeline, or is compiled by ``torch.compile`` already.
+        ConfigError: a setting that is unknown or contradicts another, at the first call.
+    """
+    both = settings.keys() & (options or {}).keys()
+    if both:
+        raise ConfigError(f"given twice, as an argument and in options: {', '.join(sorted(both))}")
+    given = {**(options or {}), **settings}
+    if mode is not None:
+        given["mode"] = mode
+    for transformer in transformers_of(model):
+        Target(transformer, given, dynamic=dynamic, fullgraph=fullgraph).install()
+    return model
+
+
+def transformers_of(model: Any) -> list[torch.nn.Module]:
+    """The modules to compile: ``model`` itself, or those components of a pipeline that are called transformers.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        raise TypeError(
+            "this model is compiled by torch.compile already; give dit_compile.compile the module itself, before "
+            "torch.compile or as model._orig_mod"
+        )
+    if isinstance(model, torch.nn.Module):
+        return [model]
+    components = getattr(model, "components", None)
+    if not isinstance(components, Mapping):
+        raise TypeError(
+            f"expected a torch.nn.Module or a pipeline of diffusers, got {type(model).__name__}; compile the "
+            "transformer of other programs: dit_compile.compile(transformer)"
+        )
+    found = [
+        (name, module)
+        for name, module in components.items()
+        if "transformer" in name and isinstance(module, torch.nn.Module)
+    ]
+    if not found:
+        modules = [name for name, module in components.items() if isinstance(module, torch.nn.Module)]
+        raise TypeError(
+            f"{type(model).__name__} has no component named transformer (modules: {', '.join(modules) or 'none'}); "
+            "give the module itself: dit_compile.compile(pipe.unet)"
+        )
+    for name, module in found:
+        if isinstance(module, torch._dynamo.eval_frame.OptimizedModule):
+            raise TypeError(f"{name} of the pipeline is compiled by torch.compile already; see dit_compile.compile")
+    return list(dict.fromkeys(module for _, module in found))
