@@ -190,6 +190,11 @@ def is_checkpoint(node: Node) -> bool:
     return node.target is torch.ops.higher_order.tag_activation_checkpoint
 
 
+def is_compiled_module(module: object) -> bool:
+    """Whether ``module`` is what ``torch.compile(module)`` returns (``torch._dynamo.OptimizedModule``, since 2.0)."""
+    return isinstance(module, torch._dynamo.OptimizedModule)
+
+
 # --- tensors
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..compat import is_compiled_module
 from ..config import ConfigError
 from .target import Target
 
@@ -56,7 +57,7 @@ def transformers_of(model: Any) -> list[torch.nn.Module]:
     Raises:
         TypeError: there is none.
     """
-    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+    if is_compiled_module(model):
         raise TypeError(
             "this model is compiled by torch.compile already; give dit_compile.compile the module itself, before "
             "torch.compile or as model._orig_mod"
@@ -81,6 +82,6 @@ def transformers_of(model: Any) -> list[torch.nn.Module]:
             "give the module itself: dit_compile.compile(pipe.unet)"
         )
     for name, module in found:
-        if isinstance(module, torch._dynamo.eval_frame.OptimizedModule):
+        if is_compiled_module(module):
             raise TypeError(f"{name} of the pipeline is compiled by torch.compile already; see dit_compile.compile")
     return list(dict.fromkeys(module for _, module in found))
