@@ -7,6 +7,7 @@ stand in the functions.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections import Counter
@@ -188,6 +189,23 @@ def is_usage_log(node: Node) -> bool:
 def is_checkpoint(node: Node) -> bool:
     """Whether ``node`` is a gradient checkpoint (``tag_activation_checkpoint``, since 2.1)."""
     return node.target is torch.ops.higher_order.tag_activation_checkpoint
+
+
+def is_region(node: Node) -> bool:
+    """Whether ``node`` calls a region (``invoke_subgraph``, since 2.6, with the region's name as second argument)."""
+    return node.target is getattr(torch.ops.higher_order, "invoke_subgraph", None)
+
+
+def region_marker() -> Callable[..., Any] | None:
+    """Marks a function of which Dynamo reuses the trace (``torch.compiler.nested_compile_region``).
+
+    Traces are reused since 2.13, which has ``max_reuse_entries``: more kinds of one function raise an error. None in
+    releases before: every call would be traced.
+    """
+    mark = getattr(torch.compiler, "nested_compile_region", None)
+    if mark is None or "max_reuse_entries" not in inspect.signature(mark).parameters:
+        return None
+    return functools.partial(mark, max_reuse_entries=1 << 20)
 
 
 def is_compiled_module(module: object) -> bool:

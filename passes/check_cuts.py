@@ -8,7 +8,7 @@ Dynamo opens and closes by calls (autocast, no_grad, a collective and its wait) 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from torch.fx import GraphModule, Node
 
@@ -50,7 +50,7 @@ def check_effects(calls: Iterable[PieceCall], effects: Mapping[str, Effects]) ->
     Raises:
         Refusal: names the operator and the block.
     """
-    made: dict[int, list[Node]] = {}  # memory -> values of other pieces that lie in it
+    made: dict[Hashable, list[Node]] = {}  # memory -> values of other pieces that lie in it
     overlaps: dict[str, tuple[int, ...]] = {}
     for call in calls:
         does = effects[call.piece]
@@ -84,8 +84,8 @@ def _check_skippable(call: PieceCall, does: Effects) -> None:
         )
 
 
-def _check_write(call: PieceCall, target: Node, does: Effects, made: Mapping[int, Sequence[Node]]) -> None:
-    others = [node for node in (target, *made.get(storage(target) or -1, ())) if PART in node.meta]
+def _check_write(call: PieceCall, target: Node, does: Effects, made: Mapping[Hashable, Sequence[Node]]) -> None:
+    others = [node for node in (target, *made.get(storage(target), ())) if PART in node.meta]
     if not others and not call.skippable:
         return  # an input of the model, at every step
     name = others[0].name if others else target.name

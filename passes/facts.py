@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..compat import free_symbols, free_unbacked_symbols, storage_id
 
 _COMPONENT = re.compile(r"\['([^']+)'\]|\[(\d+)\]|\.([A-Za-z_]\w*)|\.(\d+)|^([A-Za-z_]\w*)")
 _NOISE = {"_modules", "__dict__"}
+STORAGE = "dit_cache_storage"  # the memory of a node whose fake value was traced for another
 
 
 def fake(node: Node) -> Any:
@@ -121,8 +122,10 @@ def symbols_of(values: Iterable[Any]) -> set[Any]:
     return found
 
 
-def storage(node: Node) -> int | None:
+def storage(node: Node) -> Hashable:
     """Names the memory behind a node's tensor: equal for views of one tensor. None for what is no plain tensor."""
+    if STORAGE in node.meta:
+        return node.meta[STORAGE]
     value = fake(node)
     if not isinstance(value, torch.Tensor) or hasattr(value, "__tensor_flatten__"):
         return None

@@ -9,14 +9,14 @@ from torch.fx import GraphModule, Node
 
 from ..compat import is_usage_log
 from .facts import fake, is_item_of_tuple, size_expr
-from .inline_checkpoints import inline_checkpoints
+from .inline_bodies import inline_bodies
 from .numbers import numbers_as_operands
 from .out_of_place import out_of_place
 
 
 def normalize(gm: GraphModule) -> GraphModule:
     """Runs all rewrites; ``gm`` is changed in place and returned."""
-    return share_sizes(gather_items(out_of_place(numbers_as_operands(inline_checkpoints(drop_telemetry(gm))))))
+    return share_sizes(gather_items(out_of_place(numbers_as_operands(inline_bodies(drop_telemetry(gm))))))
 
 
 def drop_telemetry(gm: GraphModule) -> GraphModule:

@@ -14,6 +14,7 @@ piece the compiler decides by itself what to overwrite.
 from __future__ import annotations
 
 import operator
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .operators import FUNCTIONAL, FUNCTIONAL_METHODS
 def out_of_place(gm: GraphModule) -> GraphModule:
     """Rewrites ``gm`` in place and returns it. What has another reader afterwards, or is an input, stays as it is."""
     place = positions(gm.graph)
-    sharing: dict[int, list[Node]] = {}
+    sharing: dict[Hashable, list[Node]] = {}
     for node in gm.graph.nodes:
         where = storage(node)
         if where is not None:
@@ -40,14 +41,14 @@ def out_of_place(gm: GraphModule) -> GraphModule:
         if ordinary is None or not isinstance(node.args[0], Node) or not isinstance(fake(node.args[0]), torch.Tensor):
             continue
         target = node.args[0]
-        if _is_private(node, sharing.get(storage(target) or -1, []), place) and _same_result(node, ordinary):
+        if _is_private(node, sharing.get(storage(target), []), place) and _same_result(node, ordinary):
             node.target = ordinary
             for user in [user for user in target.users if place[user] > place[node]]:
                 user.replace_input_with(target, node)
     return gm
 
 
-def _scatter(write: Node, sharing: dict[int, list[Node]], place: dict[Node, int]) -> None:
+def _scatter(write: Node, sharing: dict[Hashable, list[Node]], place: dict[Node, int]) -> None:
     """``x[:, a:b] = value`` of a tensor that nobody else looks at becomes ``torch.slice_scatter``."""
     target, index, value = write.args
     if not isinstance(target, Node) or not isinstance(value, Node) or not isinstance(fake(target), torch.Tensor):
@@ -56,7 +57,7 @@ def _scatter(write: Node, sharing: dict[int, list[Node]], place: dict[Node, int]
     if len(cuts) != 1 or not isinstance(cuts[0][1], slice) or cuts[0][1].step not in (None, 1):
         return
     same = fake(value).ndim == fake(target).ndim and fake(value).dtype == fake(target).dtype
-    if not same or not _is_private(write, sharing.get(storage(target) or -1, []), place):
+    if not same or not _is_private(write, sharing.get(storage(target), []), place):
         return
     dim, item = cuts[0]
     with write.graph.inserting_before(write):

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .regions import mark
+
 _calls: dict[type, Callable[..., Any]] = {}
 
 
@@ -18,6 +20,7 @@ class Target:
     def __init__(
         self, model: torch.nn.Module, options: Mapping[str, Any], *, dynamic: bool | None, fullgraph: bool
     ) -> None:
+        self._ready = False
         self._model = weakref.ref(model)  # the model holds the target
         self._compiled = torch.compile(
             call_of(type(model)), backend="dit_cache", options=dict(options), dynamic=dynamic, fullgraph=fullgraph
@@ -29,7 +32,15 @@ class Target:
         model._compiled_call_impl = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._ready:
+            self._prepare()
         return self._compiled(self._model(), *args, **kwargs)
+
+    def _prepare(self) -> None:
+        model = self._model()
+        assert model is not None
+        mark(model)
+        self._ready = True
 
 
 def call_of(cls: type) -> Callable[..., Any]:

@@ -1,0 +1,200 @@
+"""Marks repeated blocks as regions, so that Dynamo traces one of each kind and reuses the trace for the others.
+
+``torch.compiler.nested_compile_region`` reuses a trace (torch 2.13 on) where the second block would give the same: it
+compares the inputs and evaluates every guard of the first trace on the second block. It marks functions, and demands
+that they take tensors, numbers and modules alone and return tensors that share no memory with an input. A marked block
+therefore gets a subclass of its class, whose ``forward`` takes its arguments apart in front of the region and puts them
+together again inside of it:
+
+    blocks.0(h, temb=t, rotary=(cos, sin))  ->  region(blocks.0, ". temb=. rotary=(2 . .", h, t, cos, sin)
+
+Dynamo emits a call of a sub-graph for each block; ``inline_bodies`` makes blocks of them again.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..compat import region_marker
+from .structure import hooks_of
+
+MIN_BLOCKS = 3
+_classes: dict[tuple[type, Hashable], type] = {}
+
+
+def mark(model: nn.Module) -> int:
+    """Marks the repeated blocks of ``model``: children of one class in one list of modules. Returns their number.
+
+    Blocks with hooks somewhere inside are alike only where the hooks are: Dynamo does not guard hooks. Marked blocks
+    keep name, module and documentation of their class; copies and pickled blocks are of the class itself.
+    """
+    marker = region_marker()
+    if marker is None:
+        return 0
+    count = 0
+    for blocks in repeated_blocks(model):
+        for block in blocks:
+            if "forward" not in vars(block):  # replaced for this block alone: its class is not what runs
+                block.__class__ = _marked_class(unmarked_class(type(block)), hooks_of(block), marker)
+                count += 1
+    return count
+
+
+def unmark(model: nn.Module) -> None:
+    """Gives every block its own class back."""
+    for module in model.modules():
+        original = unmarked_class(type(module))
+        if original is not type(module):
+            module.__class__ = original
+
+
+def unmarked_class(cls: type) -> type:
+    """The class that a marked one was made from, or ``cls``."""
+    return vars(cls).get("_dit_original", cls)
+
+
+def repeated_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """For each outermost list of modules the children that have one class, at least three of them."""
+
+    def visit(module: nn.Module) -> Iterator[list[nn.Module]]:
+        inside: set[int] = set()
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            kinds: dict[type, list[nn.Module]] = {}
+            for child in module:
+                kinds.setdefault(unmarked_class(type(child)), []).append(child)
+            for cls, blocks in kinds.items():
+                if len(blocks) >= MIN_BLOCKS and not cls.__module__.startswith("torch.nn."):
+                    inside.update(map(id, blocks))
+                    yield blocks
+        for child in module.children():
+            if id(child) not in inside:
+                yield from visit(child)
+
+    yield from visit(model)
+
+
+def _marked_class(cls: Any, hooks: Hashable, marker: Callable[..., Any]) -> type:
+    known = _classes.get((cls, hooks))
+    if known is not None:
+        return known
+    # torch finds reusable traces by code object, and code objects of equal content are equal: each class has a name
+    name = f"{cls.__name__}_{len(_classes)}"
+    body = types.FunctionType(_body.__code__.replace(co_name=name), _body.__globals__, name)
+    region = marker(body)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return self._dit_forward(*args, **kwargs)
+        leaves: list[Any] = []
+        form = _take_apart(args, kwargs, leaves)
+        return self._dit_forward(*args, **kwargs) if form is None else region(self, form, *leaves)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        reduced = cls.__reduce_ex__(self, protocol)
+        swap = tuple(cls if part is marked else part for part in reduced[1])
+        return (reduced[0], swap, *reduced[2:])
+
+    members = {
+        "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__,
+        "__reduce_ex__": reduce, "forward": forward, "_dit_forward": cls.forward, "_dit_original": cls,
+    }  # fmt: skip
+    forward.__wrapped__ = cls.forward  # type: ignore[attr-defined]  # the signature that others ask for
+    marked = _classes[cls, hooks] = type(cls)(cls.__name__, (cls,), members)
+    return marked
+
+
+def _body(block: Any, form: str, *leaves: Any) -> Any:
+    """The region. Its outputs are new tensors: a region may return neither an input nor two views of one tensor."""
+    args, kwargs = _put_together(form, leaves)
+    result = block._dit_forward(*args, **kwargs)
+    return _fresh(result) if isinstance(result, Tensor) else tuple([_fresh(one) for one in result])
+
+
+def _fresh(value: Any) -> Any:
+    """A copy. The stride of a dimension of size 1 means nothing, but torch compares it: it gets the usual one."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone(memory_format=torch.contiguous_format) if value.is_contiguous() else value.clone()
+
+
+def _take_apart(args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any]) -> str | None:
+    """Appends the tensors and numbers of a call to ``leaves`` and returns how they are arranged, one word for each
+    value; None where there is something that is neither. A tensor that comes twice is passed once (``@`` and its
+    place), because torch tells operands apart by the value, not by the place."""
+    words = []
+    for value in args:
+        words.append(_form(value, leaves))
+    for name, value in kwargs.items():
+        words.append(f"{name}={_form(value, leaves)}")
+    form = " ".join(words)
+    return None if "?" in form else form
+
+
+def _form(value: Any, leaves: list[Any]) -> str:
+    if isinstance(value, Tensor):
+        for place, known in enumerate(leaves):
+            if known is value:
+                return f"@{place}"
+        leaves.append(value)
+        return "."
+    if value is None or isinstance(value, (bool, str)):
+        return repr(value) if value is None or isinstance(value, bool) or value.isalnum() else "?"
+    if isinstance(value, int):
+        leaves.append(int(value))  # as an operand of its own, not by the attribute that it comes from
+        return "."
+    if isinstance(value, float):
+        leaves.append(float(value))
+        return "."
+    if type(value) is tuple or type(value) is list:
+        words = [_form(one, leaves) for one in value]
+        return " ".join([f"{type(value).__name__}:{len(words)}", *words])
+    if type(value) is dict:
+        words = [f"{name}={_form(one, leaves)}" for name, one in value.items()]
+        return " ".join([f"dict:{len(words)}", *words])
+    return "?"
+
+
+def _put_together(form: str, leaves: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """The inverse of ``_take_apart``."""
+    words = form.split(" ") if form else []
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    place = used = 0
+    while place < len(words):
+        name, _, word = words[place].rpartition("=")
+        value, place, used = _value(word, words, place + 1, leaves, used)
+        if name:
+            kwargs[name] = value
+        else:
+            args.append(value)
+    return args, kwargs
+
+
+def _value(word: str, words: list[str], place: int, leaves: tuple[Any, ...], used: int) -> tuple[Any, int, int]:
+    """The value that begins with ``word``, the place of the next word, and the number of leaves used so far."""
+    if word == ".":
+        return leaves[used], place, used + 1
+    if word[0] == "@":
+        return leaves[int(word[1:])], place, used
+    if word in _WORDS:
+        return _WORDS[word], place, used
+    if word[0] == "'":
+        return word[1:-1], place, used
+    kind, _, count = word.partition(":")
+    names, values = [], []
+    for _ in range(int(count)):
+        name, _, inner = words[place].rpartition("=")
+        value, place, used = _value(inner, words, place + 1, leaves, used)
+        names.append(name)
+        values.append(value)
+    if kind == "dict":
+        return dict(zip(names, values)), place, used  # noqa: B905 - Dynamo traces it without strict
+    return (tuple(values) if kind == "tuple" else values), place, used
+
+
+_WORDS = {"None": None, "True": True, "False": False}
