@@ -30,6 +30,7 @@ from .passes.clock_inputs import find_clock_inputs
 from .passes.effects import Effects, effects_of
 from .passes.extract import duplicate
 from .passes.find_blocks import find_blocks
+from .passes.inline_bodies import RegionMismatch
 from .passes.insert_guard import insert_guard
 from .passes.lower import compile_graph, lower
 from .passes.normalize import normalize
@@ -44,6 +45,7 @@ from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.rows import RowPlaces
+from .runtime.watched import under_way
 
 log = logging.getLogger("dit_compile")
 
@@ -77,17 +79,23 @@ def dit_cache(
     config = resolve(*layers, process_overrides())
     if not config.enabled:
         return compile_graph(gm, config.inner, patches)
+    watched = under_way.get()
+    if watched is not None:
+        watched.compiled(cached=False)
     try:
         say_recompile_limit()
         _refuse_training(example_inputs)
-        return build(analyse(gm, config), layers, config, patches)
+        code = build(analyse(gm, config), layers, config, patches)
+        if watched is not None:
+            watched.compiled(cached=True)
+        return code
     except Refusal as refusal:
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal)))
         graphs = reports.all()
         hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)
         say_refused(gm, refusal, config.inner, hopeless=hopeless)
     except Exception as error:
-        if config.strict or isinstance(error, (ConfigError, *dynamo_control_flow())):
+        if config.strict or isinstance(error, (ConfigError, RegionMismatch, *dynamo_control_flow())):
             raise
         _report_failure(gm, error, config)
     return _compile_uncached(gm, config, patches)

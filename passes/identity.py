@@ -31,7 +31,7 @@ _PLAIN = (
 )  # fmt: skip
 
 
-class _Same:
+class Same:
     """An object that is equal to itself only. Keeps it alive, so that its address names nothing else."""
 
     __slots__ = ("_object",)
@@ -40,7 +40,7 @@ class _Same:
         self._object = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._object is other._object
+        return isinstance(other, Same) and self._object is other._object
 
     def __hash__(self) -> int:
         return id(self._object)
@@ -142,7 +142,7 @@ def content(value: Any) -> Hashable:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = ((field.name, content(getattr(value, field.name))) for field in dataclasses.fields(value))
         return (type(value), *items)
-    return _Same(value)
+    return Same(value)
 
 
 def describe(value: Any) -> Hashable:

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.fx import GraphModule
 
@@ -70,7 +70,8 @@ class GraphReport:
     that snapshots and probe will hold for each branch of classifier-free guidance (None where it depends on the data),
     ``fixed_numbers`` are Python numbers that an operator made a constant of the compiled graph, ``groups`` the process
     groups of collectives that are skipped with a region, ``seconds`` the CPU time of each pass. ``traceback`` is set
-    where an unexpected error is the reason of the refusal.
+    where an unexpected error is the reason of the refusal. ``guards`` counts Dynamo's guards, before and after those
+    inside repeated blocks were dropped (None: where ``dit_compile.compile`` drops none).
     """
 
     nodes: int
@@ -87,6 +88,7 @@ class GraphReport:
     fixed_numbers: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
     traceback: str | None = None
+    guards: tuple[int, int] | None = None
 
     def line(self) -> str:
         """One line for the log."""
@@ -114,6 +116,11 @@ class Reports:
     def add(self, report: GraphReport) -> None:
         with self._lock:
             self._graphs.append(report)
+
+    def note_guards(self, before: int, after: int) -> None:
+        """Of the graph that was added last."""
+        with self._lock:
+            self._graphs[-1] = replace(self._graphs[-1], guards=(before, after))
 
     def all(self) -> list[GraphReport]:
         with self._lock:

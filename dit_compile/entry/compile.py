@@ -21,6 +21,8 @@ def compile(
     dynamic: bool | None = None,
     fullgraph: bool = False,
     options: Mapping[str, Any] | None = None,
+    regions: bool = True,
+    watch: bool = True,
     **settings: Any,
 ) -> Model:
     """Compiles ``model`` with the step cache, in place, and returns it.
@@ -34,6 +36,10 @@ def compile(
         mode: as for ``torch.compile``: "default", "reduce-overhead", "max-autotune", ...
         dynamic, fullgraph: as for ``torch.compile``.
         options: Inductor's options, as for ``torch.compile``.
+        regions: trace one block of each kind and reuse the trace for the others (torch 2.13 on).
+        watch: drop Dynamo's guards inside repeated blocks, which take longer than a cached step, and look at the blocks
+            where a generation begins. A change of a block (adapter, processor, hook, attribute, new parameters, dtype)
+            within a generation is noticed when the next one begins. False: Dynamo's guards at every step.
         settings: settings of the cache (``dit-compile env`` lists them): ``preset="fast"``, ``fn=2``.
 
     Raises:
@@ -47,7 +53,8 @@ def compile(
     if mode is not None:
         given["mode"] = mode
     for transformer in transformers_of(model):
-        Target(transformer, given, dynamic=dynamic, fullgraph=fullgraph).install()
+        target = Target(transformer, given, dynamic=dynamic, fullgraph=fullgraph, regions=regions, watch=watch)
+        target.install()
     return model
 
 

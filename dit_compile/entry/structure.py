@@ -1,23 +1,171 @@
-"""What of a module's structure Dynamo's guards do not see."""
+"""What a block is made of, as far as its computation may depend on it.
+
+``describe`` gives a value that is equal for two blocks, and for one block at two times, where classes, settings, hooks,
+processors, adapters and the layouts of weights are equal; the numbers in the weights are no part of it. ``Snapshot``
+is faster: it tells whether anything may have changed. Both look at the modules of a block and at objects in their
+attributes (processors, adapters' settings), no deeper than ``DEPTH``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import functools
+import logging
+import types
+import weakref
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..passes.identity import Same, content
+
+DEPTH = 3
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_with_kwargs", "_always_called")))
+_CONTAINERS = (dict, list, set)
+_OPAQUE = (
+    type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, functools.partial,
+    Tensor, torch.dtype, torch.device, logging.Logger, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+)  # fmt: skip
 
 
 def hooks_of(block: nn.Module) -> Hashable:
     """The hooks inside ``block``, by the module that has them; equal hooks are one and the same function."""
-    found = []
+    found: list[Hashable] = []
     for name, module in block.named_modules():
         attributes = vars(module)
         for kind in _HOOKS:
             hooks = attributes.get(kind)
             if hooks:
-                found.append((name, kind, tuple(hooks.values())))
+                found.append((name, kind, tuple(map(Same, hooks.values()))))
         if "forward" in attributes and name:
-            found.append((name, "forward", attributes["forward"]))
+            found.append((name, "forward", Same(attributes["forward"])))
     return tuple(found)
+
+
+def describe(block: nn.Module) -> Hashable:
+    """A hashable description of ``block``; see above."""
+    modules = tuple((name, _of_class(type(module)), _of(vars(module), 0)) for name, module in block.named_modules())
+    return modules
+
+
+def _of(value: Any, depth: int) -> Hashable:
+    if isinstance(value, Tensor):
+        return layout(value)
+    if isinstance(value, nn.Module):  # a child, which is described by itself, or one of another place
+        return (type(value), "training" if value.training else "eval")
+    if isinstance(value, Mapping):
+        return (type(value), *((content(key), _of(item, depth)) for key, item in value.items()))
+    if isinstance(value, (tuple, list)):
+        return (type(value), *(_of(item, depth) for item in value))
+    if has_attributes(value) and depth < DEPTH:
+        return (_of_class(type(value)), _of(vars(value), depth + 1))
+    return content(value)
+
+
+def _of_class(cls: type) -> Hashable:
+    """``cls`` with its methods and those of its bases, which a program may replace."""
+    methods = (value for base in classes_of(cls) for value in vars(base).values() if callable(value))
+    return (cls, *map(Same, methods))
+
+
+def classes_of(cls: type) -> Iterator[type]:
+    """``cls`` and its bases, without those that every module has."""
+    return (base for base in cls.__mro__ if base is not nn.Module and base is not object)
+
+
+def has_attributes(value: Any) -> bool:
+    """Whether ``value`` is an object whose state is in its attributes."""
+    return hasattr(value, "__dict__") and not isinstance(value, _OPAQUE)
+
+
+def layout(tensor: Tensor) -> Hashable:
+    """What compiled code may depend on in a weight."""
+    return (type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad)
+
+
+class Snapshot:
+    """Which objects some blocks consist of at one time, and the layouts of their weights.
+
+    Objects are compared by identity. Numbers, texts and functions are kept alive, so that their identity is not given
+    to others; tensors, modules and other objects are not kept alive, it is noticed when they go.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        self._gone: list[Any] = []
+        self._kept: list[Any] = []
+        self._objects: list[weakref.ref[Any]] = []
+        self._containers: list[tuple[str, ...]] = []  # of each object: names of the attributes that hold several values
+        self._tensors: list[weakref.ref[Tensor]] = []
+        self._classes: dict[type, None] = {}
+        self._seen: set[int] = set()
+        for block in blocks:
+            for module in block.modules():
+                self._add(module, 0)
+        self._ids = self._identities()
+        self._layouts = self._look_at_tensors()
+
+    def differs(self) -> bool:
+        """Whether anything may have changed since then."""
+        return bool(self._gone) or self._identities() != self._ids or self._look_at_tensors() != self._layouts
+
+    def _add(self, owner: Any, depth: int) -> None:
+        if id(owner) in self._seen:
+            return
+        self._seen.add(id(owner))
+        self._objects.append(weakref.ref(owner, self._gone.append))
+        self._classes.update(dict.fromkeys(classes_of(type(owner))))
+        attributes = vars(owner)
+        self._containers.append(tuple(name for name, value in attributes.items() if isinstance(value, _CONTAINERS)))
+        for value in attributes.values():
+            self._look_at(value, depth)
+
+    def _look_at(self, value: Any, depth: int) -> None:
+        if isinstance(value, Tensor):
+            if id(value) not in self._seen:
+                self._seen.add(id(value))
+                self._tensors.append(weakref.ref(value, self._gone.append))
+        elif isinstance(value, nn.Module):
+            pass  # a child is added by itself
+        elif isinstance(value, (Mapping, tuple, list, set)):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                self._look_at(item, depth)
+        elif has_attributes(value) and depth < DEPTH:
+            try:
+                self._add(value, depth + 1)
+            except TypeError:  # there are no weak references to it
+                self._kept.append(value)
+        else:
+            self._kept.append(value)
+
+    def _identities(self) -> list[int]:
+        ids: list[int] = []
+        for reference, names in zip(self._objects, self._containers, strict=True):
+            owner = reference()
+            if owner is None:
+                return []
+            attributes = vars(owner)
+            ids.extend(map(id, attributes.values()))
+            for name in names:
+                container = attributes.get(name)
+                if container:
+                    ids.extend(_members(container))
+        for cls in self._classes:
+            ids.extend(map(id, vars(cls).values()))
+        return ids
+
+    def _look_at_tensors(self) -> list[Any]:
+        return [
+            (tensor.dtype, tensor.device, tensor.requires_grad, tensor.shape)
+            for reference in self._tensors
+            if (tensor := reference()) is not None
+        ]
+
+
+def _members(container: Any) -> Iterator[int]:
+    """The identities of what is in ``container``; those of what is in containers there, too."""
+    values: Sequence[Any] = list(container.values() if isinstance(container, Mapping) else container)
+    yield from map(id, values)
+    for value in values:
+        if isinstance(value, _CONTAINERS):
+            yield from _members(value)

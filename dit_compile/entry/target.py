@@ -2,45 +2,136 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .regions import mark
+from ..api import reports
+from ..compat import dynamo_errors
+from ..config import ConfigError
+from ..runtime.watched import StructureChanged, under_way
+from .guards import block_paths, outside_of
+from .regions import mark, repeated_blocks, unmark
+from .structure import Snapshot, describe
 
+log = logging.getLogger("dit_compile")
+
+RESTLESS = 3  # generations in a row that begin with another structure
 _calls: dict[type, Callable[..., Any]] = {}
+_structures: dict[Hashable, int] = {}
+_numbers = itertools.count()
 
 
 class Target:
-    """One module, compiled with ``options``. ``install`` puts it where ``nn.Module.compile`` puts compiled code."""
+    """One module, compiled with ``options``. ``install`` puts it where ``nn.Module.compile`` puts compiled code.
+
+    With ``regions`` one block of each kind is traced; with ``watch`` guards inside of blocks are dropped, and the
+    blocks are looked at where a generation begins.
+    """
 
     def __init__(
-        self, model: torch.nn.Module, options: Mapping[str, Any], *, dynamic: bool | None, fullgraph: bool
+        self,
+        model: torch.nn.Module,
+        options: Mapping[str, Any],
+        *,
+        dynamic: bool | None,
+        fullgraph: bool,
+        regions: bool = True,
+        watch: bool = True,
     ) -> None:
-        self._ready = False
         self._model = weakref.ref(model)  # the model holds the target
+        self._regions, self._watch = regions, watch
+        self._structure = ""
+        self._paths: frozenset[tuple[str, ...]] = frozenset()
+        self._snapshot: Snapshot | None = None
+        self._restless = 0
+        self._cached = self._compiled_once = False
+        options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
         self._compiled = torch.compile(
-            call_of(type(model)), backend="dit_cache", options=dict(options), dynamic=dynamic, fullgraph=fullgraph
+            call_of(type(model)), backend="dit_cache", options=options, dynamic=dynamic, fullgraph=fullgraph
         )
 
     def install(self) -> None:
+        self.model._compiled_call_impl = self
+
+    @property
+    def model(self) -> torch.nn.Module:
         model = self._model()
         assert model is not None
-        model._compiled_call_impl = self
+        return model
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._ready:
-            self._prepare()
-        return self._compiled(self._model(), *args, **kwargs)
+        if not self._structure:
+            self._look()
+        token = under_way.set(self)
+        try:
+            return self._call(args, kwargs)
+        except StructureChanged:
+            self._look()
+            return self._call(args, kwargs)
+        finally:
+            under_way.reset(token)
 
-    def _prepare(self) -> None:
-        model = self._model()
-        assert model is not None
-        mark(model)
-        self._ready = True
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        try:
+            return self._compiled(self._structure, self._model(), *args, **kwargs)
+        except dynamo_errors() as error:
+            of_the_user = isinstance(getattr(error, "inner_exception", None), ConfigError)
+            if self._compiled_once or not self._regions or of_the_user:
+                raise
+            unmark(self.model)
+            self._regions = False
+            log.warning(
+                "dit_cache: %s is traced block by block, because tracing one of each kind failed: %s. It takes longer "
+                "to compile; regions=False says so at once",
+                type(self.model).__name__,
+                str(error).strip().splitlines()[0],
+            )
+            return self._compiled(self._structure, self._model(), *args, **kwargs)
+
+    def _look(self) -> None:
+        """At the structure of the model: marks its blocks, and numbers what they are."""
+        model = self.model
+        if self._regions:
+            mark(model)
+        blocks = [block for blocks in repeated_blocks(model) for block in blocks]
+        numbers = [_structures.setdefault(describe(block), next(_numbers)) for block in blocks]
+        self._paths = block_paths(model)
+        self._snapshot = Snapshot(blocks)
+        structure = "-".join(map(str, numbers)) or "no blocks"
+        self._restless = self._restless + 1 if self._structure not in ("", structure) else 0
+        self._structure = structure
+        if self._restless >= RESTLESS and self._watch:
+            self._watch = False  # what is compiled from now on keeps its guards
+            log.warning(
+                "dit_cache: blocks of %s were changed before each of the last %d generations; Dynamo's guards watch "
+                "them from now on, at every step",
+                type(model).__name__,
+                RESTLESS,
+            )
+
+    def has_changed(self) -> bool:
+        if self._snapshot is None or not self._snapshot.differs():
+            return False
+        before = self._structure
+        self._look()
+        return self._structure != before
+
+    def compiled(self, *, cached: bool) -> None:
+        self._cached, self._compiled_once = cached, True
+
+    def _filter(self, guards: Sequence[Any]) -> Sequence[bool]:
+        """Dynamo asks which guards to keep of the graph that was compiled last."""
+        cached, self._cached = self._cached, False
+        kept = outside_of(self._paths, guards) if cached and self._watch else [True] * len(guards)
+        if cached:
+            reports.note_guards(len(guards), sum(kept))
+        return kept
 
 
 def call_of(cls: type) -> Callable[..., Any]:
@@ -56,5 +147,7 @@ def call_of(cls: type) -> Callable[..., Any]:
     return known
 
 
-def _call(model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    return model._call_impl(*args, **kwargs)
+def _call(structure: str, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if structure:  # read, so that Dynamo guards it: code is shared by models of equal structure alone
+        return model._call_impl(*args, **kwargs)
+    raise AssertionError

@@ -26,6 +26,7 @@ from .stats import GenerationStats
 from .table import SideTable
 from .tracks import compare_prompt, sample, state_of
 from .transfer import Outbox
+from .watched import StructureChanged, under_way
 from .weights import Owner
 
 log = logging.getLogger("dit_compile")
@@ -147,9 +148,12 @@ class CachedGraph:
         blind = not (policy.measures(config) or config.num_steps is not None or told is not None)
         main, state = state, state_of(state, call, blind=blind)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
+        begins = position.new_generation or state.generation is None
+        if (begins or state.clock.pending) and (watched := under_way.get()) is not None and watched.has_changed():
+            raise StructureChanged
         for start in position.restarts:
             state.restart(start)
-        if position.new_generation or state.generation is None:
+        if begins:
             name = self._table.label(owner, self._name)
             stats = GenerationStats(name, session.name, config, self._clock_source(config))
             state.begin_generation(stats, sample(call.moving))
