@@ -45,7 +45,7 @@ from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.rows import RowPlaces
-from .runtime.watched import under_way
+from .runtime.watched import StructureChanged, under_way
 
 log = logging.getLogger("dit_compile")
 
@@ -81,6 +81,8 @@ def dit_cache(
         return compile_graph(gm, config.inner, patches)
     watched = under_way.get()
     if watched is not None:
+        if watched.has_changed():  # the trace is of before
+            raise StructureChanged
         watched.compiled(cached=False)
     try:
         say_recompile_limit()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import region_marker
-from .structure import hooks_of
+from .structure import ORIGINAL, hooks_of, unmarked_class
 
 MIN_BLOCKS = 3
 _classes: dict[tuple[type, Hashable], type] = {}
@@ -51,11 +51,6 @@ def unmark(model: nn.Module) -> None:
         original = unmarked_class(type(module))
         if original is not type(module):
             module.__class__ = original
-
-
-def unmarked_class(cls: type) -> type:
-    """The class that a marked one was made from, or ``cls``."""
-    return vars(cls).get("_dit_original", cls)
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
@@ -101,7 +96,7 @@ def _marked_class(cls: Any, hooks: Hashable, marker: Callable[..., Any]) -> type
 
     members = {
         "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__,
-        "__reduce_ex__": reduce, "forward": forward, "_dit_forward": cls.forward, "_dit_original": cls,
+        "__reduce_ex__": reduce, "forward": forward, "_dit_forward": cls.forward, ORIGINAL: cls,
     }  # fmt: skip
     forward.__wrapped__ = cls.forward  # type: ignore[attr-defined]  # the signature that others ask for
     marked = _classes[cls, hooks] = type(cls)(cls.__name__, (cls,), members)

@@ -1,8 +1,8 @@
 """What a block is made of, as far as its computation may depend on it.
 
-``describe`` gives a value that is equal for two blocks, and for one block at two times, where classes, settings, hooks,
-processors, adapters and the layouts of weights are equal; the numbers in the weights are no part of it. ``Snapshot``
-is faster: it tells whether anything may have changed. Both look at the modules of a block and at objects in their
+``Description`` is equal for two blocks, and for one block at two times, where classes, settings, hooks, processors,
+adapters and the layouts of weights are equal; the numbers in the weights are no part of it. ``Snapshot`` is faster: it
+tells whether anything may have changed. Both look at the modules of a block and at objects in their
 attributes (processors, adapters' settings), no deeper than ``DEPTH``.
 """
 
@@ -12,7 +12,7 @@ import functools
 import logging
 import types
 import weakref
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..passes.identity import Same, content
 
 DEPTH = 3
+ORIGINAL = "_dit_original"  # attribute of a class that was made of another: see regions.py
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_with_kwargs", "_always_called")))
 _CONTAINERS = (dict, list, set)
 _OPAQUE = (
@@ -43,30 +44,49 @@ def hooks_of(block: nn.Module) -> Hashable:
     return tuple(found)
 
 
-def describe(block: nn.Module) -> Hashable:
-    """A hashable description of ``block``; see above."""
-    modules = tuple((name, _of_class(type(module)), _of(vars(module), 0)) for name, module in block.named_modules())
-    return modules
+class Description:
+    """What ``block`` is made of: ``form`` without the floats in its attributes, ``floats`` by the place they have in it
+    (``attn.to_q/scaling/a``). Programs change floats between requests, the weight of an adapter for example."""
 
+    def __init__(self, block: nn.Module) -> None:
+        self.floats: dict[str, float] = {}
+        self.form: Hashable = tuple(
+            (name, _of_class(unmarked_class(type(module))), self._of(vars(module), 0, name))
+            for name, module in block.named_modules()
+        )
 
-def _of(value: Any, depth: int) -> Hashable:
-    if isinstance(value, Tensor):
-        return layout(value)
-    if isinstance(value, nn.Module):  # a child, which is described by itself, or one of another place
-        return (type(value), "training" if value.training else "eval")
-    if isinstance(value, Mapping):
-        return (type(value), *((content(key), _of(item, depth)) for key, item in value.items()))
-    if isinstance(value, (tuple, list)):
-        return (type(value), *(_of(item, depth) for item in value))
-    if has_attributes(value) and depth < DEPTH:
-        return (_of_class(type(value)), _of(vars(value), depth + 1))
-    return content(value)
+    def key(self, moving: Collection[str]) -> Hashable:
+        """Equal for equal blocks, whatever the floats at the places ``moving`` are."""
+        return (self.form, tuple([value for place, value in self.floats.items() if place not in moving]))
+
+    def _of(self, value: Any, depth: int, place: str) -> Hashable:
+        if isinstance(value, Tensor):
+            return layout(value)
+        if type(value) is float:
+            self.floats[place] = value
+            return place
+        if isinstance(value, nn.Module):  # a child, which is described by itself, or one of another place
+            return (type(value), "training" if value.training else "eval")
+        if isinstance(value, Mapping):
+            items = ((content(key), self._of(item, depth, f"{place}/{key}")) for key, item in value.items())
+            return (type(value), *items)
+        if isinstance(value, (tuple, list)):
+            return (type(value), *(self._of(item, depth, f"{place}/{i}") for i, item in enumerate(value)))
+        if has_attributes(value) and depth < DEPTH:
+            return (_of_class(type(value)), self._of(vars(value), depth + 1, place))
+        return content(value)
 
 
 def _of_class(cls: type) -> Hashable:
     """``cls`` with its methods and those of its bases, which a program may replace."""
     methods = (value for base in classes_of(cls) for value in vars(base).values() if callable(value))
     return (cls, *map(Same, methods))
+
+
+def unmarked_class(cls: type) -> type:
+    """The class that a block had before it was marked as a region, or ``cls``."""
+    original: type = vars(cls).get(ORIGINAL, cls)
+    return original
 
 
 def classes_of(cls: type) -> Iterator[type]:

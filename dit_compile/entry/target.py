@@ -17,7 +17,7 @@ from ..config import ConfigError
 from ..runtime.watched import StructureChanged, under_way
 from .guards import block_paths, outside_of
 from .regions import mark, repeated_blocks, unmark
-from .structure import Snapshot, describe
+from .structure import Description, Snapshot
 
 log = logging.getLogger("dit_compile")
 
@@ -49,6 +49,8 @@ class Target:
         self._structure = ""
         self._paths: frozenset[tuple[str, ...]] = frozenset()
         self._snapshot: Snapshot | None = None
+        self._blocks: list[Description] = []
+        self._moving: frozenset[str] = frozenset()
         self._restless = 0
         self._cached = self._compiled_once = False
         options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
@@ -68,11 +70,14 @@ class Target:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._structure:
             self._look()
-        token = under_way.set(self)
+        token, structure = under_way.set(self), self._structure
         try:
             return self._call(args, kwargs)
-        except StructureChanged:
-            self._look()
+        except Exception:
+            # StructureChanged, also where Dynamo has wrapped it. And what Dynamo fetches the weights with fails where a
+            # layer is gone, before anybody has looked.
+            if self._structure == structure and not self.has_changed():
+                raise
             return self._call(args, kwargs)
         finally:
             under_way.reset(token)
@@ -82,7 +87,8 @@ class Target:
             return self._compiled(self._structure, self._model(), *args, **kwargs)
         except dynamo_errors() as error:
             of_the_user = isinstance(getattr(error, "inner_exception", None), ConfigError)
-            if self._compiled_once or not self._regions or of_the_user:
+            changed = isinstance(getattr(error, "inner_exception", None), StructureChanged)
+            if self._compiled_once or not self._regions or of_the_user or changed:
                 raise
             unmark(self.model)
             self._regions = False
@@ -97,13 +103,24 @@ class Target:
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""
         model = self.model
-        if self._regions:
-            mark(model)
         blocks = [block for blocks in repeated_blocks(model) for block in blocks]
-        numbers = [_structures.setdefault(describe(block), next(_numbers)) for block in blocks]
+        known, self._blocks = self._blocks, [Description(block) for block in blocks]
+        if [block.form for block in self._blocks] == [block.form for block in known]:
+            self._moving |= {
+                place
+                for old, new in zip(known, self._blocks, strict=True)
+                for place, value in new.floats.items()
+                if value != old.floats[place]
+            }
+        if self._moving:
+            unmark(model)  # a region is traced with the numbers of its first block
+        elif self._regions:
+            mark(model)
         self._paths = block_paths(model)
         self._snapshot = Snapshot(blocks)
-        structure = "-".join(map(str, numbers)) or "no blocks"
+        keys = [block.key(self._moving) for block in self._blocks]
+        numbers = [_structures.setdefault(key, next(_numbers)) for key in keys]
+        structure = "-".join(map(str, [*numbers, *sorted(self._moving)])) or "no blocks"
         self._restless = self._restless + 1 if self._structure not in ("", structure) else 0
         self._structure = structure
         if self._restless >= RESTLESS and self._watch:
@@ -128,7 +145,11 @@ class Target:
     def _filter(self, guards: Sequence[Any]) -> Sequence[bool]:
         """Dynamo asks which guards to keep of the graph that was compiled last."""
         cached, self._cached = self._cached, False
-        kept = outside_of(self._paths, guards) if cached and self._watch else [True] * len(guards)
+        kept = [True] * len(guards)
+        if cached and self._watch:
+            kept = outside_of(self._paths, guards)
+            if self._moving:  # Dynamo makes operands of them; until it has, their values are guarded
+                kept = [keep or isinstance(guard.value, float) for keep, guard in zip(kept, guards, strict=True)]
         if cached:
             reports.note_guards(len(guards), sum(kept))
         return kept
