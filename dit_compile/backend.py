@@ -80,16 +80,14 @@ def dit_cache(
     if not config.enabled:
         return compile_graph(gm, config.inner, patches)
     watched = under_way.get()
-    if watched is not None:
-        if watched.has_changed():  # the trace is of before
-            raise StructureChanged
-        watched.compiled(cached=False)
+    if watched is not None and watched.has_changed():  # the trace is of before
+        raise StructureChanged
     try:
         say_recompile_limit()
         _refuse_training(example_inputs)
         code = build(analyse(gm, config), layers, config, patches)
         if watched is not None:
-            watched.compiled(cached=True)
+            watched.cached()
         return code
     except Refusal as refusal:
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal)))

@@ -13,6 +13,7 @@ Dynamo emits a call of a sub-graph for each block; ``inline_bodies`` makes block
 
 from __future__ import annotations
 
+import copyreg
 import types
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
@@ -90,9 +91,11 @@ def _marked_class(cls: Any, hooks: Hashable, marker: Callable[..., Any]) -> type
         return self._dit_forward(*args, **kwargs) if form is None else region(self, form, *leaves)
 
     def reduce(self: Any, protocol: Any) -> Any:
-        reduced = cls.__reduce_ex__(self, protocol)
-        swap = tuple(cls if part is marked else part for part in reduced[1])
-        return (reduced[0], swap, *reduced[2:])
+        """As an object of ``cls``: pickle finds classes by name, and looks up what needs no import of this package."""
+        make, given, *rest = cls.__reduce_ex__(self, protocol)
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return (copyreg._reconstructor, (cls, object, None), *rest)  # type: ignore[attr-defined]
+        return (make, tuple(cls if one is marked else one for one in given), *rest)
 
     members = {
         "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__,

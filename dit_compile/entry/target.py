@@ -84,7 +84,9 @@ class Target:
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         try:
-            return self._compiled(self._structure, self._model(), *args, **kwargs)
+            result = self._compiled(self._structure, self._model(), *args, **kwargs)
+            self._compiled_once = True
+            return result
         except dynamo_errors() as error:
             of_the_user = isinstance(getattr(error, "inner_exception", None), ConfigError)
             changed = isinstance(getattr(error, "inner_exception", None), StructureChanged)
@@ -133,14 +135,15 @@ class Target:
             )
 
     def has_changed(self) -> bool:
+        self._cached = False
         if self._snapshot is None or not self._snapshot.differs():
             return False
         before = self._structure
         self._look()
         return self._structure != before
 
-    def compiled(self, *, cached: bool) -> None:
-        self._cached, self._compiled_once = cached, True
+    def cached(self) -> None:
+        self._cached = True
 
     def _filter(self, guards: Sequence[Any]) -> Sequence[bool]:
         """Dynamo asks which guards to keep of the graph that was compiled last."""

@@ -16,8 +16,8 @@ class Watched(Protocol):
     def has_changed(self) -> bool:
         """Whether its blocks differ from what was traced."""
 
-    def compiled(self, *, cached: bool) -> None:
-        """A graph of it was compiled, with or without the cache."""
+    def cached(self) -> None:
+        """A graph of it was compiled with the cache."""
 
 
 under_way: contextvars.ContextVar[Watched | None] = contextvars.ContextVar("dit_cache_under_way", default=None)
