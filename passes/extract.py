@@ -72,11 +72,8 @@ def with_dynamo_meta(new: GraphModule, gm: GraphModule) -> GraphModule:
 
 
 def _symbol_inputs(gm: GraphModule, nodes: Iterable[Node]) -> list[Node]:
-    wanted = symbols_of(fake(node) for node in nodes)
-    if not wanted:
+    given = [node for node in gm.graph.find_nodes(op="placeholder") if isinstance(fake(node), torch.SymInt)]
+    if not given:
         return []
-    return [
-        node
-        for node in gm.graph.nodes
-        if node.op == "placeholder" and isinstance(fake(node), torch.SymInt) and fake(node).node.expr in wanted
-    ]
+    wanted = symbols_of(fake(node) for node in nodes)
+    return [node for node in given if fake(node).node.expr in wanted]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Hashable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ def is_static_input(node: Node) -> bool:
     return bool(tensor_dict.get("_dynamo_static_input_type")) or isinstance(fake(node), torch.nn.Parameter)
 
 
+@lru_cache(maxsize=1 << 16)
 def module_path(text: str) -> tuple[str, ...]:
     """``L['self'].__dict__['_modules']['blocks'].3.attn`` -> ``('L', 'self', 'blocks', '3', 'attn')``."""
     parts = (next(group for group in match.groups() if group) for match in _COMPONENT.finditer(text))
