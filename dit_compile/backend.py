@@ -24,6 +24,7 @@ from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
 from .passes.batch_rows import find_batch_rows
+from .passes.bind_weights import Bound, drop_inputs, find_weights
 from .passes.check_cuts import check_effects, check_sections
 from .passes.check_peers import check_peers
 from .passes.clock_inputs import find_clock_inputs
@@ -85,8 +86,10 @@ def dit_cache(
     try:
         say_recompile_limit()
         _refuse_training(example_inputs)
-        code = build(analyse(gm, config), layers, config, patches)
-        if watched is not None:
+        bound = find_weights(gm, watched.name_of) if watched is not None else None
+        code = build(analyse(gm, config), layers, config, patches, bound)
+        if watched is not None and bound is not None:
+            drop_inputs(gm, bound)
             watched.cached()
         return code
     except Refusal as refusal:
@@ -156,7 +159,13 @@ def analyse(gm: GraphModule, config: CacheConfig) -> Analysis:
     return Analysis(graph, plan, top, outliner, effects, rows, tap, report)
 
 
-def build(analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapping[str, Any]) -> Callable[..., Any]:
+def build(
+    analysis: Analysis,
+    layers: Layers,
+    config: CacheConfig,
+    patches: Mapping[str, Any],
+    bound: Bound | None = None,
+) -> Callable[..., Any]:
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
     pieces, plan = analysis.outliner.pieces, analysis.plan
     top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
@@ -172,6 +181,7 @@ def build(analysis: Analysis, layers: Layers, config: CacheConfig, patches: Mapp
         mains,
         compilation.function if compilation is not None else None,
         (signature(analysis.graph, plan), analysis.tap),
+        bound,
     )
     cached = CachedGraph(code, layers, table, process_overrides)
     reports.add(analysis.report)

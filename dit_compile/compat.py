@@ -188,6 +188,11 @@ def copy_dynamo_notes(new: GraphModule, old: GraphModule) -> None:
         new._param_name_to_source = old._param_name_to_source
 
 
+def source_name(node: Node) -> str:
+    """Dynamo's expression for an input of its graph (``Node._dynamo_source``, since 2.5); empty where not known."""
+    return str(getattr(getattr(node, "_dynamo_source", None), "name", ""))
+
+
 def is_usage_log(node: Node) -> bool:
     """Whether ``node`` only counts the use of an API (``torch._C._log_api_usage_once``, since 1.5)."""
     return node.target is torch._C._log_api_usage_once

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..passes.facts import module_path
 from .regions import repeated_blocks
@@ -28,11 +28,27 @@ def block_paths(model: nn.Module) -> frozenset[tuple[str, ...]]:
 def outside_of(paths: frozenset[tuple[str, ...]], guards: Sequence[Any]) -> list[bool]:
     """For each guard whether it is kept: it is of no block in ``paths``. ``guards`` are Dynamo's filter entries, whose
     names are expressions of the variable that holds the model: ``model._modules['blocks']._modules['0'].eps``."""
-    lengths = sorted({len(path) for path in paths})
+    return [_path(paths, guard.name) is None for guard in guards]
 
-    def is_inside(name: str) -> bool:
-        found = _MODEL.search(name)
-        path = module_path(found[1])[1:] if found else ()
-        return any(path[:length] in paths for length in lengths)
 
-    return [not is_inside(guard.name) for guard in guards]
+def _path(paths: frozenset[tuple[str, ...]], expression: str) -> tuple[str, ...] | None:
+    """Where in the model ``expression`` looks, if that is inside of a block."""
+    found = _MODEL.search(expression)
+    path = module_path(found[1])[1:] if found else ()
+    return path if any(path[:length] in paths for length in {len(path) for path in paths}) else None
+
+
+def name_inside(paths: frozenset[tuple[str, ...]], expression: str) -> str | None:
+    """The name in the model of the parameter or buffer that Dynamo fetches by ``expression``, if it is in a block."""
+    path = _path(paths, expression)
+    if path is None or len(path) < 2 or path[-2] not in ("_parameters", "_buffers") or not expression.endswith("']"):
+        return None
+    return ".".join((*path[:-2], path[-1]))
+
+
+def find_tensor(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that name."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(model.get_submodule(module), attribute)
+    assert isinstance(found, Tensor)
+    return found

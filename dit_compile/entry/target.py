@@ -15,7 +15,7 @@ from ..api import reports
 from ..compat import dynamo_errors
 from ..config import ConfigError
 from ..runtime.watched import StructureChanged, under_way
-from .guards import block_paths, outside_of
+from .guards import block_paths, find_tensor, name_inside, outside_of
 from .regions import mark, repeated_blocks, unmark
 from .structure import Description, Snapshot
 
@@ -51,7 +51,8 @@ class Target:
         self._snapshot: Snapshot | None = None
         self._blocks: list[Description] = []
         self._moving: frozenset[str] = frozenset()
-        self._restless = 0
+        self._weights: dict[int, tuple[Sequence[str], list[torch.Tensor]]] = {}
+        self._looks = self._restless = 0
         self._cached = self._compiled_once = False
         options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
         self._compiled = torch.compile(
@@ -70,13 +71,13 @@ class Target:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._structure:
             self._look()
-        token, structure = under_way.set(self), self._structure
+        token, looks = under_way.set(self), self._looks
         try:
             return self._call(args, kwargs)
         except Exception:
-            # StructureChanged, also where Dynamo has wrapped it. And what Dynamo fetches the weights with fails where a
+            # StructureChanged, also where Dynamo has wrapped it. And what Dynamo fetches its inputs with fails where a
             # layer is gone, before anybody has looked.
-            if self._structure == structure and not self.has_changed():
+            if self._looks == looks and not self.has_changed():
                 raise
             return self._call(args, kwargs)
         finally:
@@ -104,6 +105,7 @@ class Target:
 
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""
+        self._looks += 1
         model = self.model
         blocks = [block for blocks in repeated_blocks(model) for block in blocks]
         known, self._blocks = self._blocks, [Description(block) for block in blocks]
@@ -140,7 +142,26 @@ class Target:
             return False
         before = self._structure
         self._look()
-        return self._structure != before
+        return self._structure != before or self._weights_have_changed()
+
+    def _weights_have_changed(self) -> bool:
+        """Whether the weights that the call under way was given are others by now; the next one gets those of now."""
+        used, self._weights = self._weights, {}
+        return any(
+            one is not other
+            for names, tensors in used.values()
+            for one, other in zip(tensors, self.weights(names), strict=True)
+        )
+
+    def name_of(self, source: str) -> str | None:
+        return name_inside(self._paths, source) if self._watch else None
+
+    def weights(self, names: Sequence[str]) -> Sequence[torch.Tensor]:
+        known = self._weights.get(id(names))
+        if known is None or known[0] is not names:
+            model = self.model
+            known = self._weights[id(names)] = (names, [find_tensor(model, name) for name in names])
+        return known[1]
 
     def cached(self) -> None:
         self._cached = True

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..forecast import FORECASTERS, Forecaster
+from ..passes.bind_weights import Bound
 from ..policy import POLICIES, Policy
 from .call import CallStep
 from .diffusers_hook import announced
@@ -54,7 +55,7 @@ class Code:
 
     ``tap`` is what its guards measure. ``rows`` says for each region how rows are taken from its operands, or why they
     cannot be. ``frame`` numbers the function that Dynamo took the graph from; graphs of one function with equal
-    ``signature`` share snapshots. None: a graph of its own.
+    ``signature`` share snapshots. None: a graph of its own. ``bound`` are weights that a call does not pass.
     """
 
     forward: Callable[..., Any]
@@ -65,6 +66,7 @@ class Code:
     mains: tuple[int | None, ...]
     frame: int | None = None
     signature: object = None
+    bound: Bound | None = None
 
 
 class Settings(NamedTuple):
@@ -97,12 +99,16 @@ class CachedGraph:
         self._forward = code.forward
         self._places = code.places
         self._weights = _taker(code.places.owner)
+        self._bound = code.bound if code.bound is not None and code.bound.names else None
+        self._passed = () if self._bound is None else tuple(sorted({*range(self._bound.total)} - {*self._bound.places}))
         self._layers = tuple(layers)
         self._name = code.name
         self._table = table
         self._overrides = overrides
 
     def __call__(self, *args: Any) -> Any:
+        if self._bound is not None and len(args) < self._bound.total:
+            args = self._with_weights(self._bound, args)
         session = current_session(self._table.end_session)
         owner, state = self._table.find(self._weights(args), self.number, session.name)
         if not state.busy.acquire(blocking=False):
@@ -117,6 +123,16 @@ class CachedGraph:
             raise
         finally:
             state.busy.release()
+
+    def _with_weights(self, bound: Bound, args: Sequence[Any]) -> Any:
+        watched = under_way.get()
+        assert watched is not None  # who compiled the graph calls it
+        complete: list[Any] = [None] * bound.total
+        for place, weight in zip(bound.places, watched.weights(bound.names), strict=True):
+            complete[place] = weight
+        for place, value in zip(self._passed, args, strict=True):
+            complete[place] = value
+        return complete
 
     def settings(self, session: Session) -> Settings:
         """Those in force for ``session``. Raises ConfigError where the graph was compiled for another policy's tap."""

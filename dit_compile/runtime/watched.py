@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Sequence
 from typing import Protocol
+
+from torch import Tensor
 
 
 class StructureChanged(Exception):
@@ -15,6 +18,12 @@ class Watched(Protocol):
 
     def has_changed(self) -> bool:
         """Whether its blocks differ from what was traced."""
+
+    def name_of(self, source: str) -> str | None:
+        """The name in the model of the weight that Dynamo calls ``source``, if it belongs to a watched block."""
+
+    def weights(self, names: Sequence[str]) -> Sequence[Tensor]:
+        """The weights that have ``names`` now; one list as long as they are the same."""
 
     def cached(self) -> None:
         """A graph of it was compiled with the cache."""
