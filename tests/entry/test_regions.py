@@ -259,5 +259,5 @@ def test_an_error_of_the_model_is_raised_once():
             return super().forward(x[..., :3], t)
 
     model = dit_compile.compile(toys.build(Wrong), inner="eager")
-    with pytest.raises(Exception, match="mat1 and mat2|size"):
+    with pytest.raises(Exception, match=r"mat1 and mat2|size"):
         model(toys.latents(), torch.ones(2))

@@ -81,13 +81,6 @@ def dynamo_control_flow() -> tuple[type[BaseException], ...]:
     return tuple(getattr(exc, name) for name in names if hasattr(exc, name))
 
 
-def dynamo_errors() -> tuple[type[Exception], ...]:
-    """What a compiled function raises where tracing or compiling it failed (``TorchDynamoException``, since 2.1)."""
-    from torch._dynamo import exc
-
-    return (exc.TorchDynamoException,)
-
-
 @dataclass(frozen=True)
 class Compilation:
     """Which compilation of a function this is (from 1), and how many torch allows (None: not known).
