@@ -46,7 +46,7 @@ from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.rows import RowPlaces
-from .runtime.watched import StructureChanged, under_way
+from .runtime.watched import BoundPlaces, StructureChanged, under_way
 
 log = logging.getLogger("dit_compile")
 
@@ -181,7 +181,7 @@ def build(
         mains,
         compilation.function if compilation is not None else None,
         (signature(analysis.graph, plan), analysis.tap),
-        bound,
+        BoundPlaces(*bound) if bound is not None else None,
     )
     cached = CachedGraph(code, layers, table, process_overrides)
     reports.add(analysis.report)

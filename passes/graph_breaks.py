@@ -1,7 +1,6 @@
 """Says where and why Dynamo cut the model into several graphs, and the way out, for a graph that holds only a part.
 
-``KINDS`` is the table of causes. Each way out in it was tried: tests/backend/test_graph_breaks.py breaks a graph, reads
-the message, applies the way out and finds the blocks cached.
+Causes and ways out are those of ``break_kinds``.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import linecache
 import re
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,48 +18,16 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from ..compat import backends_in_use, compilations, graph_break_reasons, has_dynamo_setting
+from ..compat import backends_in_use, compilations, graph_break_reasons
+from .break_kinds import KINDS, Kind
 
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(\w+)_at_\d+")  # Dynamo's name for the rest of a function
 _NAMED = re.compile(
     r"<(?:bound method|function) ([\w.<>]+)|<Logger [^>]*>\.(\w+)|builtin(?: operator)? `([\w.<> ]+?)\.?`"
 )
+_INSIDE = "Got graph break/error:\n\n"  # Dynamo puts this in front of what it says of a break in an operator's body
 _LIBRARIES = (str(Path(torch.__file__).parent), sysconfig.get_paths()["stdlib"])
 _PACKAGES = (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
-
-
-@dataclass(frozen=True)
-class Way:
-    """Something that was tried and helped. Not advised where ``torch._dynamo.config`` has no ``switch``."""
-
-    name: str
-    text: str
-    switch: str = ""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A cause of graph breaks. It is recognised by Dynamo's ``text``, by the ``file`` of a function that was being
-    traced and by the source ``line``: each pattern that is given must be found.
-
-    ``cause`` and ways may name the function that Dynamo speaks of as ``{function}``. Without a ``remedy`` nothing keeps
-    such code in the graph, and the ways are what to do instead.
-    """
-
-    name: str
-    cause: str
-    ways: tuple[Way, ...]
-    text: str = ""
-    file: str = ""
-    line: str = ""
-    remedy: bool = True
-
-    def matches(self, cut: Break) -> bool:
-        return (
-            re.search(self.text, cut.text) is not None
-            and any(re.search(self.file, Path(frame.filename).as_posix()) for frame in cut.frames)
-            and re.search(self.line, cut.line) is not None
-        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +48,8 @@ class Break:
 
     @property
     def kind(self) -> Kind:
-        return next(kind for kind in KINDS if kind.matches(self))
+        files = [Path(frame.filename).as_posix() for frame in self.frames]
+        return next(kind for kind in KINDS if kind.matches(self.text, files, self.line))
 
     @property
     def key(self) -> str:
@@ -88,17 +57,30 @@ class Break:
         return f"{self.kind.name} in {self.frame.filename}"
 
     def __str__(self) -> str:
-        kind, path = self.kind, Path(self.frame.filename)
+        ways = [way.text.format(function=self.function) for way in self.kind.ways if way.advised]
+        advice = "Way out: " if self.kind.remedy else "No way is known to keep this in the graph. Instead: "
+        return f"Dynamo broke the graph at {self.place}: {self.cause}. {advice}{'; or '.join(ways)}"
+
+    @property
+    def function(self) -> str:
         named = _NAMED.search(self.text)
-        function = next(filter(None, named.groups())) if named else "a function"
+        return next(filter(None, named.groups())) if named else "a function"
+
+    @property
+    def cause(self) -> str:
         title = self.text.strip().splitlines()[0].rstrip(".")
-        cause = kind.cause.format(function=function, title=title)
-        ways = [
-            way.text.format(function=function) for way in kind.ways if not way.switch or has_dynamo_setting(way.switch)
-        ]
-        advice = "Way out: " if kind.remedy else "No way is known to keep this in the graph. Instead: "
-        where = f"{path.parent.name}/{path.name}:{self.frame.lineno} `{self.line}`"
-        return f"Dynamo broke the graph at {where}: {cause}. {advice}{'; or '.join(ways)}"
+        return self.kind.cause.format(function=self.function, title=title)
+
+    @property
+    def place(self) -> str:
+        path = Path(self.frame.filename)
+        return f"{path.parent.name}/{path.name}:{self.frame.lineno} `{self.line}`"
+
+    @property
+    def setting(self) -> tuple[str, Any] | None:
+        """The setting with which Dynamo goes on (``Kind.setting``). A kind told by its line may hide another one."""
+        kinds = (kind for kind in KINDS if kind.text and re.search(kind.text, self.text))
+        return next(filter(None, (kind.setting(self.function) for kind in kinds)), None)
 
 
 @dataclass(frozen=True)
@@ -183,6 +165,30 @@ def latest_break() -> Break | None:
     return next((cut for metric in reversed(compilations()) if (cut := _cut_within(metric))), None)
 
 
+def break_of(error: BaseException) -> Break | None:
+    """The break for which Dynamo raised ``error`` where breaks are errors; None if it does not say where it was."""
+    found: Break | None = None
+    at: BaseException | None = error
+    while at is not None:
+        frames = tuple(getattr(at, "real_stack", None) or ())
+        if frames:  # the first cause knows best
+            found = Break(frames, str(getattr(at, "msg", at)).rpartition(_INSIDE)[2])
+        at = at.__cause__
+    return found
+
+
+class BreaksSince:
+    """What broke graphs in this process since the object was made."""
+
+    def __init__(self) -> None:
+        self._reasons = len(graph_break_reasons())
+        self._notes = {id(metric) for metric in compilations()}
+
+    def __iter__(self) -> Iterator[Break]:
+        noted = [_failure(metric) for metric in compilations() if id(metric) not in self._notes]
+        yield from filter(None, (*map(_break, graph_break_reasons()[self._reasons :]), *noted))
+
+
 def _cut_within(metric: Any) -> Break | None:
     """Why Dynamo did not trace all of the function that ``metric`` tells of, None if it did."""
     name = _RESUMED.sub(r"\1", metric.co_name or "")
@@ -221,169 +227,3 @@ def _in_library(filename: str) -> bool:
     return filename.startswith(_LIBRARIES) and (
         filename.startswith(_LIBRARIES[0]) or not filename.startswith(_PACKAGES)
     )
-
-
-_IGNORE = "torch._dynamo.config.ignore_logging_functions.add"
-_MODEL_OFFLOAD = Way(
-    "model offload",
-    "offload whole models with pipe.enable_model_cpu_offload(); with fullgraph=True call it after torch.compile",
-)
-_BRANCH = (
-    Way("where", "compute both cases and choose with torch.where"),
-    Way("argument", "decide outside of the model and pass a Python bool as an argument"),
-)
-_CONSTANT = (
-    Way("before", "call it once before the model runs, in __init__ for example, and keep the result"),
-    Way("constant", "if it always gives the same, put it into a function under @torch.compiler.assume_constant_result"),
-)
-_OPERATOR = Way("operator", "if it takes and gives tensors, wrap it as an operator with torch.library.custom_op")
-
-# The first that matches counts: hooks are recognised before what they do.
-KINDS = (
-    Kind(
-        "group offloading",
-        "group offloading of diffusers moves weights inside the model, in hooks that Dynamo does not trace",
-        (
-            _MODEL_OFFLOAD,
-            Way(
-                "quantize", "store the weights in 8 bits: torchao.quantization.quantize_(model, Int8WeightOnlyConfig())"
-            ),
-        ),
-        file=r"diffusers/hooks/group_offloading\.py$",
-        remedy=False,
-    ),
-    Kind(
-        "layerwise casting",
-        "layerwise casting of diffusers replaces the weights of each layer whenever it is called",
-        (
-            Way(
-                "quantize",
-                "store the weights in 8 bits with torchao.quantization.quantize_(model, Float8WeightOnlyConfig())",
-            ),
-        ),
-        file=r"diffusers/hooks/layerwise_casting\.py$",
-        remedy=False,
-    ),
-    Kind(
-        "sequential offload",
-        "hooks of accelerate move weights inside the model (enable_sequential_cpu_offload, cpu_offload, device_map), "
-        "and Dynamo does not trace them",
-        (_MODEL_OFFLOAD,),
-        file=r"accelerate/hooks\.py$",
-        remedy=False,
-    ),
-    Kind(
-        "print",
-        "print is called",
-        (
-            Way("remove", "remove the call"),
-            Way("ignore", f"{_IGNORE}(print), after which compiled code prints nothing", "ignore_logging_functions"),
-        ),
-        text=r"builtin operator `print`",
-    ),
-    Kind(
-        "logging",
-        "a logger is called",
-        (
-            Way("remove", "remove the call"),
-            Way(
-                "ignore",
-                f"{_IGNORE}(logging.Logger.{{function}}), after which compiled code does not log it",
-                "ignore_logging_functions",
-            ),
-        ),
-        text=r"logging\.Logger method",
-    ),
-    Kind(
-        "warnings",
-        "warnings.warn is called",
-        (
-            Way("remove", "remove the call"),
-            Way(
-                "ignore",
-                f"{_IGNORE}(warnings.warn), after which compiled code does not warn",
-                "ignore_logging_functions",
-            ),
-        ),
-        text=r"_warnings\.warn`",
-    ),
-    Kind(
-        "signature",
-        "the signature of a function is inspected in a way that Dynamo does not trace",
-        _CONSTANT,
-        file=r"/inspect\.py$",
-    ),
-    Kind(
-        "sizes",
-        "the size of a tensor depends on the values of another (nonzero, unique, a boolean mask)",
-        (
-            Way(
-                "switch",
-                "torch._dynamo.config.capture_dynamic_output_shape_ops = True",
-                "capture_dynamic_output_shape_ops",
-            ),
-            Way("fullgraph", "fullgraph=True, which raises an error if the size cannot be traced"),
-        ),
-        text=r"^Dynamic shape operator",
-    ),
-    Kind(
-        "branch",
-        "a branch depends on the values of a tensor",
-        _BRANCH,
-        text=r"^(Data-dependent (branching|assertion)|generic_jump)",
-    ),
-    Kind(
-        "branch on a number",
-        "a branch depends on a number that is read from a tensor",
-        _BRANCH,
-        text=r"Tensor\.item\(\)|_local_scalar_dense",
-        line=r"\b(if|while|assert|and|or|not)\b",
-    ),
-    Kind(
-        "number",
-        "a number is read from a tensor (.item(), .tolist(), int(), float())",
-        (
-            Way(
-                "switch",
-                "if it is an integer, torch._dynamo.config.capture_scalar_outputs = True",
-                "capture_scalar_outputs",
-            ),
-            Way("fullgraph", "if it is an integer, fullgraph=True, which raises an error if it cannot be traced"),
-            Way("tensor", "if it is a float, compute with the tensor instead"),
-        ),
-        text=r"Tensor\.item\(\)|Tensor\.tolist\(\)|_local_scalar_dense",
-    ),
-    Kind(
-        "context manager",
-        "a context manager is entered that Dynamo does not know",
-        (
-            Way("argument", "pass what it sets as arguments (device=...)"),
-            Way("outside", "enter it before the model is called"),
-        ),
-        text=r"^Unsupported context manager",
-    ),
-    Kind(
-        "graph_break",
-        "torch._dynamo.graph_break() is called",
-        (Way("remove", "remove the call"),),
-        text=r"torch\._dynamo\.graph_break\(\)",
-    ),
-    Kind(
-        "disabled",
-        "{function} is under torch.compiler.disable",
-        (Way("remove", "remove torch.compiler.disable"), _OPERATOR),
-        text=r"torch\.compiler\.disable",
-    ),
-    Kind(
-        "builtin",
-        "{function} is not written in Python, or Dynamo is told to skip it",
-        (*_CONSTANT, _OPERATOR),
-        text=r"^(Attempted to (call|inline) function marked as skipped|Failed to trace builtin operator)",
-    ),
-    Kind(
-        "unknown",
-        "Dynamo says `{title}` (with fullgraph=True it raises an error that explains it)",
-        (Way("move", "move it in front of the blocks or behind them: only the blocks must be in one graph"),),
-        remedy=False,
-    ),
-)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from torch.fx import GraphModule
 
@@ -19,9 +23,44 @@ _later: dict[str, str] = {}
 _cached: list[str] = []
 
 
+@dataclass
+class Held:
+    """What was said while a model was compiled for a trial: ``warnings`` with their keys, and whether any graph was
+    ``cached`` or ``refused``."""
+
+    warnings: dict[str, str] = field(default_factory=dict)
+    cached: bool = False
+    refused: bool = False
+
+    def release(self) -> None:
+        """Says what was held back."""
+        for key, message in self.warnings.items():
+            warn_once(message, key)
+        self.warnings.clear()
+
+
+_held: ContextVar[Held | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def hold() -> Iterator[Held]:
+    """Holds back the warnings of this thread, until ``release`` or an error."""
+    held = Held()
+    token = _held.set(held)
+    try:
+        yield held
+    except BaseException:
+        _held.reset(token)
+        held.release()
+        raise
+    _held.reset(token)
+
+
 def say_compiled(report: GraphReport) -> None:
     """One INFO line per graph, and the notes of the plan as warnings."""
     _cached.append(report.chain)
+    if (held := _held.get()) is not None:
+        held.cached = True
     for note in report.notes:
         warn_once(note)
     log.info("dit_cache: %s", report.line())
@@ -34,6 +73,8 @@ def say_refused(gm: GraphModule, refusal: Refusal, inner: str, *, hopeless: bool
     into many graphs it is said once, and only when no graph with all blocks can come any more. ``hopeless`` says that
     several graphs were refused by now and none is cached, which decides where the model's blocks are not known.
     """
+    if (held := _held.get()) is not None:
+        held.refused = True
     message = f"this graph is not cached, it runs as with plain {inner}: {refusal}"
     if not isinstance(refusal, NoChain):
         warn_once(message)
@@ -75,7 +116,9 @@ def say_recompile_limit() -> None:
 def warn_once(message: str, key: str | None = None) -> None:
     """A warning, but not twice for one ``key``: several graphs of one model often have the same reason."""
     key = key or re.sub(r"\d+", "#", message)  # graphs of one model differ in their counts of nodes
-    if key not in _said:
+    if (held := _held.get()) is not None:
+        held.warnings.setdefault(key, message)
+    elif key not in _said:
         _said.add(key)
         log.warning("dit_cache: %s", message)
 

@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from ..compat import free_unbacked_symbols
 from ..config import CacheConfig
 from ..forecast import FORECASTERS, ForecastError, wanted_snapshots
+from ..passes.break_kinds import found_settings
 from ..passes.clock_inputs import is_held_by_module
 from ..passes.effects import Effects
 from ..passes.facts import fake, nbytes_hint
@@ -71,7 +72,8 @@ class GraphReport:
     ``fixed_numbers`` are Python numbers that an operator made a constant of the compiled graph, ``groups`` the process
     groups of collectives that are skipped with a region, ``seconds`` the CPU time of each pass. ``traceback`` is set
     where an unexpected error is the reason of the refusal. ``guards`` counts Dynamo's guards, before and after those
-    inside repeated blocks were dropped (None: where ``dit_compile.compile`` drops none).
+    inside repeated blocks were dropped (None: where ``dit_compile.compile`` drops none). ``dynamo`` are the settings of
+    ``torch._dynamo.config`` that ``dit_compile.compile`` found and set for this model.
     """
 
     nodes: int
@@ -89,6 +91,7 @@ class GraphReport:
     groups: tuple[str, ...] = ()
     traceback: str | None = None
     guards: tuple[int, int] | None = None
+    dynamo: tuple[str, ...] = field(default_factory=lambda: found_settings.get() or ())
 
     def line(self) -> str:
         """One line for the log."""

@@ -23,6 +23,7 @@ def compile(
     options: Mapping[str, Any] | None = None,
     regions: bool = True,
     watch: bool = True,
+    switches: bool = True,
     **settings: Any,
 ) -> Model:
     """Compiles ``model`` with the step cache, in place, and returns it.
@@ -40,6 +41,8 @@ def compile(
         watch: drop Dynamo's guards inside repeated blocks, which take longer than a cached step, and look at the blocks
             where a generation begins. A change of a block (adapter, processor, hook, attribute, new parameters, dtype)
             within a generation is noticed when the next one begins. False: Dynamo's guards at every step.
+        switches: find the settings of ``torch._dynamo.config`` that the model needs to be traced into one graph, and
+            set them while this model is compiled (see ``switches.py``). False leaves them to the user.
         settings: settings of the cache (``dit-compile env`` lists them): ``preset="fast"``, ``fn=2``.
 
     Raises:
@@ -53,7 +56,9 @@ def compile(
     if mode is not None:
         given["mode"] = mode
     for transformer in transformers_of(model):
-        target = Target(transformer, given, dynamic=dynamic, fullgraph=fullgraph, regions=regions, watch=watch)
+        target = Target(
+            transformer, given, dynamic=dynamic, fullgraph=fullgraph, regions=regions, watch=watch, switches=switches
+        )
         target.install()
     return model
 

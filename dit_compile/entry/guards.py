@@ -1,8 +1,8 @@
 """Drops Dynamo's guards inside repeated blocks, which ``Snapshot`` makes superfluous.
 
-A block of FLUX has 300 guards, and each is evaluated at each step: seventeen thousand for 57 blocks, several
-milliseconds of Python's time. What they guard (attributes, hooks, processors, weights) does not change between the
-steps of one generation; it is looked at once, at its first step.
+A block of a text-to-image transformer has 300 guards, and each is evaluated at each step: seventeen thousand for 57
+blocks, several milliseconds of the host's time. What they guard (attributes, hooks, processors, weights) does not
+change between the steps of one generation; it is looked at once, at its first step.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import OpOverload, OpOverloadPacket
 from ..passes.identity import Same, content
 
 DEPTH = 3
@@ -26,7 +27,7 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_
 _CONTAINERS = (dict, list, set)
 _OPAQUE = (
     type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, functools.partial,
-    Tensor, torch.dtype, torch.device, logging.Logger, torch._ops.OpOverload, torch._ops.OpOverloadPacket,
+    Tensor, torch.dtype, torch.device, logging.Logger, OpOverload, OpOverloadPacket,
 )  # fmt: skip
 
 
@@ -165,6 +166,7 @@ class Snapshot:
             if owner is None:
                 return []
             attributes = vars(owner)
+            ids.append(id(type(owner)))
             ids.extend(map(id, attributes.values()))
             for name in names:
                 container = attributes.get(name)

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from ..api import reports
-from ..compat import dynamo_errors
+from ..compat.compiling import graph_break_errors, region_errors
 from ..config import ConfigError
 from ..runtime.watched import StructureChanged, under_way
 from .guards import block_paths, find_tensor, name_inside, outside_of
 from .regions import mark, repeated_blocks, unmark
 from .structure import Description, Snapshot
+from .switches import Switches
 
 log = logging.getLogger("dit_compile")
 
@@ -43,6 +44,7 @@ class Target:
         fullgraph: bool,
         regions: bool = True,
         watch: bool = True,
+        switches: bool = True,
     ) -> None:
         self._model = weakref.ref(model)  # the model holds the target
         self._regions, self._watch = regions, watch
@@ -53,11 +55,12 @@ class Target:
         self._moving: frozenset[str] = frozenset()
         self._weights: dict[int, tuple[Sequence[str], list[torch.Tensor]]] = {}
         self._looks = self._restless = 0
-        self._cached = self._compiled_once = False
+        self._cached = False
         options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
-        self._compiled = torch.compile(
-            call_of(type(model)), backend="dit_cache", options=options, dynamic=dynamic, fullgraph=fullgraph
-        )
+        self._compiled = Switches(
+            call_of(type(model)), options, dynamic=dynamic, fullgraph=fullgraph, find=switches,
+            name=type(model).__name__, simplify=self._trace_every_block,
+        )  # fmt: skip
 
     def install(self) -> None:
         self.model._compiled_call_impl = self
@@ -84,24 +87,27 @@ class Target:
             under_way.reset(token)
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        try:
-            result = self._compiled(self._structure, self._model(), *args, **kwargs)
-            self._compiled_once = True
-            return result
-        except dynamo_errors() as error:
-            of_the_user = isinstance(getattr(error, "inner_exception", None), ConfigError)
-            changed = isinstance(getattr(error, "inner_exception", None), StructureChanged)
-            if self._compiled_once or not self._regions or of_the_user or changed:
-                raise
-            unmark(self.model)
-            self._regions = False
-            log.warning(
-                "dit_cache: %s is traced block by block, because tracing one of each kind failed: %s. It takes longer "
-                "to compile; regions=False says so at once",
-                type(self.model).__name__,
-                str(error).strip().splitlines()[0],
-            )
-            return self._compiled(self._structure, self._model(), *args, **kwargs)
+        return self._compiled(self._structure, self._model(), *args, **kwargs)
+
+    def _trace_every_block(self, error: Exception) -> bool:
+        """After an ``error`` of tracing: whether there were regions, of which there are none from now on.
+
+        In a region Dynamo traces less than in other code: graph breaks are errors there, and so are sizes that depend
+        on the values of a tensor.
+        """
+        of_ours = isinstance(getattr(error, "inner_exception", None), ConfigError | StructureChanged)
+        if of_ours or not self._regions:
+            return False
+        self._regions = False
+        unmark(self.model)
+        log.log(
+            logging.INFO if isinstance(error, (*graph_break_errors(), *region_errors())) else logging.WARNING,
+            "dit_cache: %s is traced block by block, because tracing one of each kind failed: %s. It takes longer "
+            "to compile; regions=False says so at once",
+            type(self.model).__name__,
+            str(error).strip().splitlines()[0],
+        )
+        return True
 
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..forecast import FORECASTERS, Forecaster
-from ..passes.bind_weights import Bound
 from ..policy import POLICIES, Policy
 from .call import CallStep
 from .diffusers_hook import announced
@@ -27,7 +26,7 @@ from .stats import GenerationStats
 from .table import SideTable
 from .tracks import compare_prompt, sample, state_of
 from .transfer import Outbox
-from .watched import StructureChanged, under_way
+from .watched import BoundPlaces, StructureChanged, under_way
 from .weights import Owner
 
 log = logging.getLogger("dit_compile")
@@ -66,7 +65,7 @@ class Code:
     mains: tuple[int | None, ...]
     frame: int | None = None
     signature: object = None
-    bound: Bound | None = None
+    bound: BoundPlaces | None = None
 
 
 class Settings(NamedTuple):
@@ -124,7 +123,7 @@ class CachedGraph:
         finally:
             state.busy.release()
 
-    def _with_weights(self, bound: Bound, args: Sequence[Any]) -> Any:
+    def _with_weights(self, bound: BoundPlaces, args: Sequence[Any]) -> Any:
         watched = under_way.get()
         assert watched is not None  # who compiled the graph calls it
         complete: list[Any] = [None] * bound.total

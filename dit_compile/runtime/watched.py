@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 
 class StructureChanged(Exception):
     """Blocks of the model are no longer what was traced; who compiled it traces it again. Never seen by a user."""
+
+
+class BoundPlaces(NamedTuple):
+    """Weights that a call of a graph does not pass: their ``places`` among all ``total`` inputs, and their ``names`` in
+    the model."""
+
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    total: int
 
 
 class Watched(Protocol):

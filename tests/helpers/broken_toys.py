@@ -22,9 +22,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Fix:
-    """``after`` gets the compiled model, ``outside`` makes a context to call it in."""
+    """``after`` gets the compiled model, ``outside`` makes a context to call it in, ``entry`` stands for
+    ``dit_compile.compile``."""
 
     make: Callable[[], nn.Module]
+    entry: bool = False
     fullgraph: bool = False
     switches: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[Any], Any] = lambda model: None
@@ -286,8 +288,13 @@ def ignoring(forward: Any, *functions: Any) -> list[Fix]:
     return [Fix(toy(forward), switches={"ignore_logging_functions": {function}}) for function in functions]
 
 
+def entering(*forwards: Any) -> list[Fix]:
+    return [Fix(toy(forward), entry=True) for forward in forwards]
+
+
 def traced(switch: str, *forwards: Any) -> dict[str, list[Fix]]:
     return {
+        "compile": entering(*forwards),
         "switch": [Fix(toy(forward), switches={switch: True}) for forward in forwards],
         "fullgraph": [Fix(toy(forward), fullgraph=True) for forward in forwards],
     }
@@ -303,16 +310,20 @@ TRIALS = {
         casting, "module.to(dtype=self.", {"quantize": [Fix(quantized("Float8WeightOnlyConfig"))]}
     ),
     "sequential offload": Trial(sequential_offload, "wrapper._compiled_fn", {"model offload": MODEL_OFFLOAD}),
-    "print": Trial(toy(printing), 'print("tokens", x.shape)', {"remove": PLAIN, "ignore": ignoring(printing, print)}),
+    "print": Trial(
+        toy(printing),
+        'print("tokens", x.shape)',
+        {"compile": entering(printing), "remove": PLAIN, "ignore": ignoring(printing, print)},
+    ),
     "logging": Trial(
         toy(logging_info),
         'log.info("tokens %s", x.shape)',
-        {"remove": PLAIN, "ignore": ignoring(logging_info, logging.Logger.info)},
+        {"compile": entering(logging_info), "remove": PLAIN, "ignore": ignoring(logging_info, logging.Logger.info)},
     ),
     "warnings": Trial(
         toy(warning),
         'warnings.warn("careful", stacklevel=1)',
-        {"remove": PLAIN, "ignore": ignoring(warning, warnings.warn)},
+        {"compile": entering(warning), "remove": PLAIN, "ignore": ignoring(warning, warnings.warn)},
     ),
     "signature": Trial(
         toy(signature),

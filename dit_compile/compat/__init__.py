@@ -20,14 +20,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.experimental.symbolic_shapes import free_symbols, free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
-    "HigherOrderOperator", "OpOverload", "TorchDispatchMode", "free_symbols", "free_unbacked_symbols", "tree_leaves",
+    "HigherOrderOperator", "OpOverload", "OpOverloadPacket", "TorchDispatchMode", "free_symbols",
+    "free_unbacked_symbols", "tree_leaves",
 ]  # fmt: skip
 
 # --- Dynamo: what it leaves on the graph, and what it says about itself
@@ -79,13 +80,6 @@ def dynamo_control_flow() -> tuple[type[BaseException], ...]:
 
     names = ("RestartAnalysis", "SkipFrame")
     return tuple(getattr(exc, name) for name in names if hasattr(exc, name))
-
-
-def dynamo_errors() -> tuple[type[Exception], ...]:
-    """What a compiled function raises where tracing or compiling it failed (``TorchDynamoException``, since 2.1)."""
-    from torch._dynamo import exc
-
-    return (exc.TorchDynamoException,)
 
 
 @dataclass(frozen=True)
