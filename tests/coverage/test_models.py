@@ -8,7 +8,7 @@ import pytest
 from diffusers.models import transformers
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers_models import LEFT_OUT, MODELS
-from examine import ALTERNATING, examine
+from examine import ALTERNATING, examine, examine_entry
 from model_table import PAGE, line, row
 from registry import registered
 from specs import Model
@@ -24,6 +24,7 @@ FAST = (
     "NucleusMoEImageTransformer2DModel (experts)", "QwenImageTransformer2DModel", "SD3Transformer2DModel",
     "WanTransformer3DModel",
 )  # fmt: skip
+FAST_ENTRY = ("FluxTransformer2DModel", "HunyuanVideoFramepackTransformer3DModel", "LatteTransformer3DModel")
 THROUGH_INDUCTOR = (
     "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
     "SD3Transformer2DModel", "WanTransformer3DModel",
@@ -61,6 +62,21 @@ def test_model(spec):
         right(found)
     if described():  # another version of diffusers may have another graph
         assert line(row(spec, found)) in PAGE.read_text(), "run: python benchmarks/coverage.py --write-page"
+
+
+@pytest.mark.parametrize("spec", slow_unless(lambda spec: spec.name in FAST_ENTRY, MODELS, lambda spec: spec.name))
+def test_through_the_other_entry(spec):
+    """``dit_compile.compile``: the same blocks and results, and no setting of Dynamo is the user's business."""
+    if not spec.exists and not described():
+        pytest.skip(f"diffusers {diffusers.__version__} has no {spec.cls}")
+    found = examine_entry(spec)
+    cached = [report for report in found.reports if report.refusal is None]
+    assert found.computed_error < 1e-4
+    if spec.refused is None:
+        assert cached and cached[-1].blocks == found.expected_blocks
+        assert cached[-1].guards[1] < cached[-1].guards[0]
+        assert found.reused_error < 1e-4
+        assert found.actions == ALTERNATING.replace("1", "c").replace("0", "r")
 
 
 @pytest.mark.slow

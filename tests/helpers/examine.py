@@ -85,6 +85,45 @@ def examine(spec: Model, inner: str = "eager") -> Examination:
     )
 
 
+@dataclass(frozen=True)
+class EntryExamination:
+    """What ``dit_compile.compile`` makes of a model; fields as in ``Examination``."""
+
+    reports: list[GraphReport]
+    expected_blocks: tuple[str, ...]
+    computed_error: float
+    reused_error: float
+    actions: str
+
+
+def examine_entry(spec: Model) -> EntryExamination:
+    """A fresh model through ``dit_compile.compile``, without a setting of Dynamo's, compared as ``examine`` does."""
+    torch._dynamo.reset()
+    dit_compile.reset()
+    with torch.no_grad(), _listening():
+        plain = spec.build()
+        wanted = _run(spec, plain)
+        oracle = EagerOracle(plain, spec)
+        schedule = [oracle.step(reuse=digit == "0", **spec.call(i, steps=STEPS)) for i, digit in enumerate(ALTERNATING)]
+        model = dit_compile.compile(
+            spec.build(), inner="eager", policy="mask", forecast="reuse", fn=1, bn=0, step_mask="1" * STEPS
+        )
+        with dit_compile.session("first"):
+            _run(spec, model)  # a call may run uncompiled, to fill what the model makes once
+        with dit_compile.session("computed"):
+            computed = _run(spec, model)
+        with dit_compile.session("alternating", step_mask=ALTERNATING):
+            reused = _run(spec, model)
+        actions = "".join(step.action[0] for stats in dit_compile.stats(model)[-1:] for step in stats.steps)
+    return EntryExamination(
+        reports=dit_compile.graphs(),
+        expected_blocks=block_names(plain, spec),
+        computed_error=max(map(error, computed, wanted)),
+        reused_error=max(map(error, reused, schedule)),
+        actions=actions,
+    )
+
+
 def block_names(model: torch.nn.Module, spec: Model) -> tuple[str, ...]:
     """Dotted names of the chain's blocks as the backend should find them."""
     names = {module: name for name, module in model.named_modules()}

@@ -17,3 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("spec", slow_unless(lambda spec: spec.fast, PIPELINES, lambda spec: spec.name))
 def test_a_pipeline(spec):
     check_compiled(spec)
+
+
+@pytest.mark.parametrize("spec", slow_unless(lambda spec: spec is PIPELINES[0], PIPELINES, lambda spec: spec.name))
+def test_a_pipeline_compiled_in_place(spec):
+    check_compiled(spec, in_place=True)
