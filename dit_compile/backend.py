@@ -18,7 +18,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from .api import process_overrides, reports, table
-from .compat import counters, current_compilation, dynamo_control_flow, follows_graph_break, mode_options
+from .compat import counters, current_compilation, dynamo_control_flow, follows_graph_break, is_region, mode_options
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
@@ -93,6 +93,8 @@ def dit_cache(
             watched.cached()
         return code
     except Refusal as refusal:
+        if watched is not None and any(map(is_region, gm.graph.nodes)):
+            raise RegionMismatch(str(refusal)) from refusal  # what runs as it is, is traced as it is
         reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal)))
         graphs = reports.all()
         hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)

@@ -34,20 +34,24 @@ def inline_bodies(gm: GraphModule) -> GraphModule:
         RegionMismatch: the sub-graph of a region does not fit the operands of a call.
     """
     first: dict[str, Node] = {}  # sub-graph -> the call that it was traced for
+    memory: dict[Hashable, Hashable] = {}  # of the outputs of calls, as Dynamo has made them up -> what it is
     numbers = itertools.count()
     while calls := [node for node in gm.graph.nodes if is_checkpoint(node) or is_region(node)]:
         for node in calls:
-            _inline(gm, node, first, next(numbers))
+            _inline(gm, node, first, next(numbers), memory)
+    for node in gm.graph.nodes if memory else ():
+        if storage(node) in memory:
+            node.meta[STORAGE] = memory[storage(node)]
     return gm
 
 
-def _inline(gm: GraphModule, node: Node, first: dict[str, Node], number: int) -> None:
+def _inline(gm: GraphModule, node: Node, first: dict[str, Node], number: int, memory: dict[Hashable, Hashable]) -> None:
     reference: Any = node.args[0]
     name = str(reference.target)
     body: Any = getattr(gm, name)
     operands = list(node.args[2:] if is_region(node) else node.args[1:])
     placeholders = list(body.graph.find_nodes(op="placeholder"))
-    copy = _Copy(node, first.setdefault(name, node), placeholders, operands, number)
+    copy = _Copy(node, first.setdefault(name, node), placeholders, operands, number, memory)
     if is_region(node):
         copy.check()
     env: dict[Node, Any] = dict(zip(placeholders, operands, strict=True))
@@ -68,7 +72,10 @@ def _inline(gm: GraphModule, node: Node, first: dict[str, Node], number: int) ->
         assert is_item_of_tuple(user)
         place: Any = user.args[1]
         result = results[place]
-        user.replace_all_uses_with(_without_clone(result) if is_region(node) else result)
+        if is_region(node):
+            made_up, result = storage(user), _without_clone(result)
+            memory[made_up] = storage(result)
+        user.replace_all_uses_with(result)
         gm.graph.erase_node(user)
     gm.graph.erase_node(node)
     for result in results:  # clones that nobody reads
@@ -81,23 +88,34 @@ def _inline(gm: GraphModule, node: Node, first: dict[str, Node], number: int) ->
 def _without_clone(result: Any) -> Any:
     """What ``result`` is a copy of, where the copy only keeps an output of a region apart from its inputs.
 
-    A copy with other strides stays: what follows was traced with them.
+    A copy with other strides stays: what follows was traced with them. It counts as the memory that it is a copy of, so
+    that a block that writes into what it returns is refused.
     """
     if not isinstance(result, Node) or result.op != "call_method" or result.target != "clone" or len(result.args) > 1:
         return result
     source = result.args[0]
     assert isinstance(source, Node)
-    same = describe(fake(source)) == describe(fake(result))
-    return source if same else result
+    if describe(fake(source)) == describe(fake(result)):
+        return source
+    result.meta[STORAGE] = storage(source)
+    return result
 
 
 class _Copy:
     """Metadata of the nodes of one call."""
 
-    def __init__(self, call: Node, first: Node, placeholders: list[Node], operands: list[Any], number: int) -> None:
+    def __init__(
+        self,
+        call: Node,
+        first: Node,
+        placeholders: list[Node],
+        operands: list[Any],
+        number: int,
+        memory: dict[Hashable, Hashable],
+    ) -> None:
         self._number = number
         self._pairs = [(a, b) for a, b in zip(placeholders, operands, strict=True) if isinstance(b, Node)]
-        self._memory = {storage(inner): storage(outer) for inner, outer in self._pairs}
+        self._memory = {storage(inner): memory.get(storage(outer), storage(outer)) for inner, outer in self._pairs}
         self._here = dict(call.meta.get("nn_module_stack") or {})
         self._there = dict(first.meta.get("nn_module_stack") or {})
         self._moved = call is not first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import types
@@ -14,6 +15,7 @@ import torch
 from ..api import reports
 from ..compat.compiling import graph_break_errors, region_errors
 from ..config import ConfigError
+from ..passes.inline_bodies import RegionMismatch
 from ..runtime.watched import StructureChanged, under_way
 from .guards import block_paths, find_tensor, name_inside, outside_of
 from .regions import mark, repeated_blocks, unmark
@@ -50,6 +52,7 @@ class Target:
         self._regions, self._watch = regions, watch
         self._structure = ""
         self._paths: frozenset[tuple[str, ...]] = frozenset()
+        self._names: tuple[str, ...] = ()
         self._snapshot: Snapshot | None = None
         self._blocks: list[Description] = []
         self._moving: frozenset[str] = frozenset()
@@ -87,6 +90,8 @@ class Target:
             under_way.reset(token)
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if 0 < len(args) <= len(self._names):  # by name: what the time is called helps to find it
+            args, kwargs = (), {**dict(zip(self._names, args, strict=False)), **kwargs}
         return self._compiled(self._structure, self._model(), *args, **kwargs)
 
     def _trace_every_block(self, error: Exception) -> bool:
@@ -100,12 +105,15 @@ class Target:
             return False
         self._regions = False
         unmark(self.model)
+        reason = getattr(error, "inner_exception", error)
         log.log(
-            logging.INFO if isinstance(error, (*graph_break_errors(), *region_errors())) else logging.WARNING,
+            logging.INFO
+            if isinstance(reason, (*graph_break_errors(), *region_errors(), RegionMismatch))
+            else logging.WARNING,
             "dit_cache: %s is traced block by block, because tracing one of each kind failed: %s. It takes longer "
             "to compile; regions=False says so at once",
             type(self.model).__name__,
-            str(error).strip().splitlines()[0],
+            str(reason).strip().splitlines()[0],
         )
         return True
 
@@ -127,6 +135,7 @@ class Target:
         elif self._regions:
             mark(model)
         self._paths = block_paths(model)
+        self._names = () if model._forward_pre_hooks or model._forward_hooks else names_of(model.forward)
         self._snapshot = Snapshot(blocks)
         keys = [block.key(self._moving) for block in self._blocks]
         numbers = [_structures.setdefault(key, next(_numbers)) for key in keys]
@@ -185,6 +194,15 @@ class Target:
         return kept
 
 
+def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The leading parameters of ``function`` that may be passed by position or by name."""
+    kinds = itertools.takewhile(
+        lambda parameter: parameter.kind is parameter.POSITIONAL_OR_KEYWORD,
+        inspect.signature(function).parameters.values(),
+    )
+    return tuple(parameter.name for parameter in kinds)
+
+
 def call_of(cls: type) -> Callable[..., Any]:
     """The function that is compiled for models of class ``cls``.
 
@@ -198,7 +216,7 @@ def call_of(cls: type) -> Callable[..., Any]:
     return known
 
 
-def _call(structure: str, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _call(structure: str, model: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
     if structure:  # read, so that Dynamo guards it: code is shared by models of equal structure alone
         return model._call_impl(*args, **kwargs)
     raise AssertionError
