@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import region_marker
-from .structure import ORIGINAL, hooks_of, unmarked_class
+from .structure import ORIGINAL, kinds_of, unmarked_class
 
 MIN_BLOCKS = 3
 _classes: dict[tuple[type, Hashable], type] = {}
@@ -31,19 +31,16 @@ _classes: dict[tuple[type, Hashable], type] = {}
 def mark(model: nn.Module) -> int:
     """Marks the repeated blocks of ``model``: children of one class in one list of modules. Returns their number.
 
-    Blocks with hooks somewhere inside are alike only where the hooks are: Dynamo does not guard hooks. Marked blocks
-    keep name, module and documentation of their class; copies and pickled blocks are of the class itself.
+    Marked blocks keep name, module and documentation of their class; copies and pickled blocks are of the class itself.
     """
     marker = region_marker()
     if marker is None:
         return 0
-    count = 0
-    for blocks in repeated_blocks(model):
-        for block in blocks:
-            if "forward" not in vars(block):  # replaced for this block alone: its class is not what runs
-                block.__class__ = _marked_class(unmarked_class(type(block)), hooks_of(block), marker)
-                count += 1
-    return count
+    # where forward is replaced for a block alone, its class is not what runs
+    blocks = [block for blocks in repeated_blocks(model) for block in blocks if "forward" not in vars(block)]
+    for block, kind in zip(blocks, kinds_of(model, blocks), strict=True):
+        block.__class__ = _marked_class(unmarked_class(type(block)), kind, marker)
+    return len(blocks)
 
 
 def unmark(model: nn.Module) -> None:
@@ -74,8 +71,8 @@ def repeated_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
     yield from visit(model)
 
 
-def _marked_class(cls: Any, hooks: Hashable, marker: Callable[..., Any]) -> type:
-    known = _classes.get((cls, hooks))
+def _marked_class(cls: Any, kind: Hashable, marker: Callable[..., Any]) -> type:
+    known = _classes.get((cls, kind))
     if known is not None:
         return known
     # torch finds reusable traces by code object, and code objects of equal content are equal: each class has a name
@@ -102,7 +99,7 @@ def _marked_class(cls: Any, hooks: Hashable, marker: Callable[..., Any]) -> type
         "__reduce_ex__": reduce, "forward": forward, "_dit_forward": cls.forward, ORIGINAL: cls,
     }  # fmt: skip
     forward.__wrapped__ = cls.forward  # type: ignore[attr-defined]  # the signature that others ask for
-    marked = _classes[cls, hooks] = type(cls)(cls.__name__, (cls,), members)
+    marked = _classes[cls, kind] = type(cls)(cls.__name__, (cls,), members)
     return marked
 
 

@@ -12,6 +12,7 @@ import functools
 import logging
 import types
 import weakref
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..passes.identity import Same, content
 DEPTH = 3
 ORIGINAL = "_dit_original"  # attribute of a class that was made of another: see regions.py
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_with_kwargs", "_always_called")))
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _CONTAINERS = (dict, list, set)
 _OPAQUE = (
     type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, functools.partial,
@@ -31,7 +33,56 @@ _OPAQUE = (
 )  # fmt: skip
 
 
-def hooks_of(block: nn.Module) -> Hashable:
+def kinds_of(model: nn.Module, blocks: Sequence[nn.Module]) -> list[Hashable]:
+    """For each of ``blocks`` what keeps its trace from serving another, beside what Dynamo compares itself.
+
+    That are hooks, which Dynamo does not guard, and objects that a block shares with others or with the rest of
+    ``model`` (tied weights, one processor for all): Dynamo knows a shared object by the first place that it has found
+    it in, and would take it for a part of every block that the trace serves.
+    """
+    parts = [list(_parts_of(block)) for block in blocks]
+    inside = {id(module) for block in blocks for module in block.modules()}
+    owners = Counter(number for found in parts for number in {id(part) for _, part in found})
+    outside = (module for module in model.modules() if id(module) not in inside)
+    owners.update({id(part) for module in outside for _, part in _attributes(module, "", 0)})
+    for block in blocks:
+        owners[id(block)] = 0  # in a list of the model, of course
+    return [(_hooks_of(block), *_sharing(found, owners)) for block, found in zip(blocks, parts, strict=True)]
+
+
+def _sharing(parts: Sequence[tuple[str, Any]], owners: Mapping[int, int]) -> tuple[Hashable, Hashable]:
+    """The parts that have several owners, and which parts are one and the same within the block."""
+    first: dict[int, int] = {}
+    pattern = tuple(first.setdefault(id(part), place) for place, (_, part) in enumerate(parts))
+    return tuple((place, Same(part)) for place, part in parts if owners[id(part)] > 1), pattern
+
+
+def _parts_of(block: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Everything in ``block`` that has an identity, by its place."""
+    for name, module in block.named_modules(remove_duplicate=False):
+        yield from _attributes(module, name, 0)
+
+
+def _attributes(owner: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(owner).items():
+        yield from _parts(value, f"{place}/{name}", depth)
+
+
+def _parts(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, _ATOMS):
+        return
+    yield place, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _parts(item, f"{place}/{key}", depth)
+    elif isinstance(value, (tuple, list)):
+        for number, item in enumerate(value):
+            yield from _parts(item, f"{place}/{number}", depth)
+    elif has_attributes(value) and not isinstance(value, nn.Module) and depth < DEPTH:
+        yield from _attributes(value, place, depth + 1)
+
+
+def _hooks_of(block: nn.Module) -> Hashable:
     """The hooks inside ``block``, by the module that has them; equal hooks are one and the same function."""
     found: list[Hashable] = []
     for name, module in block.named_modules():

@@ -8,18 +8,23 @@ from tiers import examples
 from toys import latents
 
 import dit_compile
+from dit_compile.entry.target import Target
 from dit_compile.passes import effects, identity, outline
 
 QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
-def wrong(structure: Structure) -> str:
-    """What is wrong with the steps of ``structure`` through the backend; empty where all is right."""
+def wrong(structure: Structure, *, in_place: bool = False) -> str:
+    """What is wrong with the steps of ``structure`` through the backend; empty where all is right. ``in_place``: as
+    ``dit_compile.compile`` compiles it, with regions and without guards in blocks."""
     torch._dynamo.reset()
     dit_compile.reset()
     model = structure.build()
-    compiled = torch.compile(
-        model, backend="dit_cache", options={**structure.options(), "strict": True}, fullgraph=True
+    options = {**structure.options(), "strict": True}
+    compiled = (
+        Target(model, options, dynamic=None, fullgraph=True)
+        if in_place
+        else torch.compile(model, backend="dit_cache", options=options, fullgraph=True)
     )
     inputs = [(latents(seed=1) + 0.1 * i, torch.full((2,), 900.0 - 100 * i)) for i in range(4)]
     with torch.no_grad():
@@ -38,12 +43,13 @@ def wrong(structure: Structure) -> str:
     return "" if max(errors) < 1e-5 else f"errors {errors}, {report.pieces} pieces, refusal {report.refusal}"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
 @examples(fast=60, slow=200)
-def test_every_step_is_right(examples):
+def test_every_step_is_right(examples, in_place):
     @settings(max_examples=examples, derandomize=True, **QUIET)
     @given(structure=structures())
     def check(structure):
-        said = wrong(structure)
+        said = wrong(structure, in_place=in_place)
         note(said)
         assert said == ""
 

@@ -96,6 +96,23 @@ class Hooks(Calls):
         return block
 
 
+class Tied(Calls):
+    """Some blocks share a layer, some share an activation, and each has a number of its own."""
+
+    class block(toys.Block):
+        number = 0
+
+        def forward(self, h, temb):
+            return super().forward(self.act(h) * (1 + self.number), temb)
+
+    def __init__(self):
+        super().__init__()
+        for index, block in enumerate(self.blocks):
+            block.number, block.act = index % 2, torch.tanh if index in (0, 1, 4) else torch.sin
+            if index < 4:
+                block.shift = self.blocks[0].shift
+
+
 class TwoViews(Calls):
     """Returns two views of one tensor."""
 
@@ -153,7 +170,7 @@ class NestedLists(Calls):
 
 KINDS = {
     Keywords: 1, SameTensorTwice: 2, NumberOfEach: None, Attributes: 2, Hooks: 2, TwoViews: None, Untouched: 1,
-    InPlace: 1, Transposed: None, Dictionary: None, NestedLists: 1,
+    InPlace: 1, Tied: None, Transposed: None, Dictionary: None, NestedLists: 1,
 }  # fmt: skip
 
 
