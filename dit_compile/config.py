@@ -114,7 +114,8 @@ class CacheConfig:
         "what compiles the pieces of the graph", structure=True)
     strict: bool = _knob(False, FLAG,
         "1 raises an unexpected error while compiling, instead of falling back to the plain compiler", structure=True)
-    summary: bool = _knob(False, FLAG, "1 prints the summary when a generation ends")
+    summary: bool = _knob(False, FLAG,
+        "1 prints the summary when a generation ends; on a GPU, regions are timed then only")
     step_mask: str | None = _knob(None, MASK,
         "one digit per step, for policy=mask: 1101 computes all but the third; or, with num_steps, a mask by name",
         peer="steps_computation_mask")

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import tile_triton
+from .launch_triton import Launcher
 from .layout import common_layout
 from .tile_triton import row_offset
 
@@ -51,6 +52,9 @@ def _probe_kernel(
     tl.store(PARTIALS_ptr + programs + program, tl.sum(total))
 
 
+_launch = Launcher(_probe_kernel, BLOCK=tile_triton.BLOCK)
+
+
 def probe_triton(value: Tensor, entry: Tensor | None, previous: Tensor) -> tuple[Tensor, Tensor]:
     """`probe` for non-empty float32, bfloat16 or float16 tensors of equal shape and dtype on one device.
 
@@ -70,12 +74,11 @@ def probe_triton(value: Tensor, entry: Tensor | None, previous: Tensor) -> tuple
     partials = torch.empty((2, programs), dtype=torch.float32, device=value.device)
     residual_strides, value_strides, previous_strides = layout.strides[:3]
     entry_strides = () if entry is None else layout.strides[3]
-    with torch.cuda.device_of(value):  # Triton launches on the current device, which need not be this tensor's
-        _probe_kernel[(programs,)](
-            residual, value, entry, previous, partials,
-            layout.inner, tiles_per_row, tiles, layout.sizes,
-            residual_strides, value_strides, entry_strides, previous_strides,
-            BLOCK=block, num_warps=tile_triton.NUM_WARPS,
-        )  # fmt: skip
+    _launch(
+        layout, programs, (residual, value, entry, previous, partials),
+        residual, value, entry, previous, partials,
+        layout.inner, tiles_per_row, tiles, layout.sizes,
+        residual_strides, value_strides, entry_strides, previous_strides,
+    )  # fmt: skip
     # The second stage: torch's own sum of (2, programs) is repeatable too, and quicker to launch than a Triton kernel.
     return residual, partials.sum(1)

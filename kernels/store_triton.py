@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import tile_triton
+from .launch_triton import Launcher
 from .layout import common_layout
 from .storage import LARGEST, SMALLEST_SCALE
 from .tile_triton import row_offset
@@ -69,6 +70,13 @@ def _store_scaled_kernel(
         tl.store(slot_at, (residual / scale).to(SLOT_ptr.dtype.element_ty), mask=mask)
 
 
+_launch_largest = Launcher(_largest_kernel, BLOCK=tile_triton.BLOCK)
+_launch_store = Launcher(
+    _store_scaled_kernel,
+    LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE, PARTIALS=MOST_PROGRAMS, BLOCK=tile_triton.BLOCK,
+)  # fmt: skip
+
+
 def store_scaled_triton(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | None) -> None:
     """`store_scaled` for a non-empty float32, bfloat16 or float16 `value`.
 
@@ -87,15 +95,13 @@ def store_scaled_triton(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor
     partials = torch.empty(programs, dtype=torch.float32, device=value.device)
     slot_strides, value_strides = layout.strides[:2]
     base_strides = () if base is None else layout.strides[2]
-    with torch.cuda.device_of(value):  # Triton launches on the current device, which need not be this tensor's
-        _largest_kernel[(programs,)](
-            partials, value, base,
-            layout.inner, tiles_per_row, tiles, layout.sizes, value_strides, base_strides,
-            BLOCK=block, num_warps=tile_triton.NUM_WARPS,
-        )  # fmt: skip
-        _store_scaled_kernel[(programs,)](
-            slot, scale, partials, value, base,
-            layout.inner, tiles_per_row, tiles, programs, layout.sizes, slot_strides, value_strides, base_strides,
-            LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE, PARTIALS=MOST_PROGRAMS,
-            BLOCK=block, num_warps=tile_triton.NUM_WARPS,
-        )  # fmt: skip
+    _launch_largest(
+        layout, programs, (partials, value, base),
+        partials, value, base,
+        layout.inner, tiles_per_row, tiles, layout.sizes, value_strides, base_strides,
+    )  # fmt: skip
+    _launch_store(
+        layout, programs, (slot, scale, partials, value, base),
+        slot, scale, partials, value, base,
+        layout.inner, tiles_per_row, tiles, programs, layout.sizes, slot_strides, value_strides, base_strides,
+    )  # fmt: skip

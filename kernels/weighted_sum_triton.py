@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import tile_triton
+from .launch_triton import Launcher
 from .layout import common_layout
 from .tile_triton import row_offset
 
@@ -49,6 +50,9 @@ def _weighted_sum_kernel(
     tl.store(out_at, total.to(OUT_ptr.dtype.element_ty), mask=mask)
 
 
+_launch = Launcher(_weighted_sum_kernel, BLOCK=tile_triton.BLOCK)
+
+
 def weighted_sum_triton(
     base: Tensor | None,
     snapshots: Sequence[Tensor],
@@ -70,11 +74,10 @@ def weighted_sum_triton(
         return out.copy_(weighted_sum_triton(dense_base, dense_snapshots, weights, room, scales))
     count = len(snapshots)
     tiles_per_row = -(-layout.inner // tile_triton.BLOCK)
-    with torch.cuda.device_of(out):  # Triton launches on the current device, which need not be this tensor's
-        _weighted_sum_kernel[(layout.rows * tiles_per_row,)](
-            out, base, tuple(snapshots), tuple(map(float, weights)), tuple(scales),
-            layout.inner, tiles_per_row, layout.sizes,
-            layout.strides[0], () if base is None else layout.strides[1 + count], layout.strides[1 : 1 + count],
-            BLOCK=tile_triton.BLOCK, num_warps=tile_triton.NUM_WARPS,
-        )  # fmt: skip
+    _launch(
+        layout, layout.rows * tiles_per_row, (out, base, *snapshots, *scales),
+        out, base, tuple(snapshots), tuple(map(float, weights)), tuple(scales),
+        layout.inner, tiles_per_row, layout.sizes,
+        layout.strides[0], () if base is None else layout.strides[1 + count], layout.strides[1 : 1 + count],
+    )  # fmt: skip
     return out

@@ -11,8 +11,10 @@ import torch
 from torch.fx import GraphModule
 
 from ..compat import compile_with_aot_eager, compile_with_inductor, numbers_are_operands, without_dynamo_wrapper
+from ..compat.inductor_code import compiled_code
 from .effects import Effects
 from .facts import fake
+from .piece_call import PieceCall, piece_call, put_piece
 
 log = logging.getLogger("dit_compile.lower")
 
@@ -43,24 +45,25 @@ def lower(
         # argument of every piece again takes 2-3 us each, more than all else that cutting the graph costs.
         patches = {"size_asserts": False, **patches}
     with numbers_are_operands():
-        code = {
-            name: piece.forward if effects[name].only_views else compile_graph(piece, inner, patches)
-            for name, piece in pieces.items()
-        }
+        code = {name: _compile_piece(piece, effects[name], inner, patches) for name, piece in pieces.items()}
     for name, segment in list(top.named_children()):
         if isinstance(segment, GraphModule):
             for piece in [piece for piece, _ in segment.named_children() if piece in code]:
-                _put(segment, piece, code[piece])
+                put_piece(segment, piece, code[piece])
             segment.recompile()
-            _put(top, name, segment.forward)
+            put_piece(top, name, segment.forward)
     top.recompile()
     return top
 
 
-def _put(parent: GraphModule, name: str, code: Callable[..., Any]) -> None:
-    """Puts ``code`` where a submodule was."""
-    delattr(parent, name)
-    setattr(parent, name, code)
+def _compile_piece(
+    piece: GraphModule, effects: Effects, inner: str, patches: Mapping[str, Any]
+) -> PieceCall | Callable[..., Any]:
+    if effects.only_views:
+        return piece.forward
+    with compiled_code() as found:
+        wrapped = compile_graph(piece, inner, patches)
+    return piece_call(wrapped, found, effects)
 
 
 def compile_graph(gm: GraphModule, inner: str, patches: Mapping[str, Any]) -> Callable[..., Any]:

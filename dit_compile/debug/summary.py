@@ -74,7 +74,7 @@ def _print_one(stats: GenerationStats, console: Console) -> None:
     lines = [
         f"settings   {stats.config.describe()}",
         f"computed   {_why(stats.steps)}",
-        f"saved      about {stats.seconds_saved():.3g} s; snapshots and probes hold {format_bytes(stats.bytes_held)}",
+        f"saved      {_saved(stats)}; snapshots and probes hold {format_bytes(stats.bytes_held)}",
         *([f"memory     {_capped(stats)}"] if stats.capped else []),
         f"host       waited {stats.host_reads} times for a number; {stats.clock}",
     ]
@@ -97,6 +97,11 @@ def _why(steps: Sequence[StepStats]) -> str:
     """``4 warmup (warm-up), 9 threshold (the probe changed too much)``."""
     counts = Counter(step.reason for step in steps if step.action == "compute")
     return ", ".join(f"{n} {code} ({REASONS.get(code, 'policy')})" for code, n in counts.most_common()) or "nothing"
+
+
+def _saved(stats: GenerationStats) -> str:
+    saved = stats.seconds_saved()
+    return "not timed: on a GPU summary=1 (DIT_CACHE_SUMMARY=1) does that" if saved is None else f"about {saved:.3g} s"
 
 
 def _capped(stats: GenerationStats) -> str:

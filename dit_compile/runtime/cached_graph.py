@@ -27,7 +27,7 @@ from .table import SideTable
 from .tracks import compare_prompt, sample, state_of
 from .transfer import Outbox
 from .watched import BoundPlaces, StructureChanged, under_way
-from .weights import Owner
+from .weights import Addresses, Owner, reader
 
 log = logging.getLogger("dit_compile")
 
@@ -97,19 +97,24 @@ class CachedGraph:
         self._warned = self._timeless = False
         self._forward = code.forward
         self._places = code.places
-        self._weights = _taker(code.places.owner)
         self._bound = code.bound if code.bound is not None and code.bound.names else None
-        self._passed = () if self._bound is None else tuple(sorted({*range(self._bound.total)} - {*self._bound.places}))
+        self._complete = _merger(self._bound) if self._bound is not None else None
+        self._addresses = reader(code.places.owner)
+        self._last: tuple[Addresses, object, Owner] | None = None  # of the last call; its epoch of the table
         self._layers = tuple(layers)
         self._name = code.name
         self._table = table
         self._overrides = overrides
 
     def __call__(self, *args: Any) -> Any:
-        if self._bound is not None and len(args) < self._bound.total:
-            args = self._with_weights(self._bound, args)
+        bound = self._bound
+        if bound is not None and len(args) < bound.total:
+            watched = under_way.get()
+            assert watched is not None and self._complete is not None  # who compiled the graph calls it
+            args = self._complete((*args, *watched.weights(bound.names)))
         session = current_session(self._table.end_session)
-        owner, state = self._table.find(self._weights(args), self.number, session.name)
+        owner = self._owner(args)
+        state = self._table.state(owner, session.name)
         if not state.busy.acquire(blocking=False):
             raise SessionInUse(
                 f"session {session.name!r} is in use by another call of this model. A session belongs to one request: "
@@ -123,15 +128,15 @@ class CachedGraph:
         finally:
             state.busy.release()
 
-    def _with_weights(self, bound: BoundPlaces, args: Sequence[Any]) -> Any:
-        watched = under_way.get()
-        assert watched is not None  # who compiled the graph calls it
-        complete: list[Any] = [None] * bound.total
-        for place, weight in zip(bound.places, watched.weights(bound.names), strict=True):
-            complete[place] = weight
-        for place, value in zip(self._passed, args, strict=True):
-            complete[place] = value
-        return complete
+    def _owner(self, args: tuple[Any, ...]) -> Owner:
+        """The module that is called: that of the last call, if its weights are the same and none has died since."""
+        table, addresses, last = self._table, self._addresses(args), self._last
+        if last is not None and last[1] is table.epoch and last[0] == addresses:
+            return last[2]
+        epoch = table.epoch
+        owner = table.owner(addresses, lambda: [args[place] for place in self._places.owner], self.number)
+        self._last = (addresses, epoch, owner)
+        return owner
 
     def settings(self, session: Session) -> Settings:
         """Those in force for ``session``. Raises ConfigError where the graph was compiled for another policy's tap."""
@@ -239,8 +244,10 @@ class CachedGraph:
         )
 
 
-def _taker(places: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Takes the values at ``places``: a large model has a thousand weights, which are looked at on every call."""
-    if len(places) > 1:
-        return operator.itemgetter(*places)
-    return lambda args: tuple(args[place] for place in places)
+def _merger(bound: BoundPlaces) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Puts what a call passes, followed by the bound weights, in the order of the graph's inputs."""
+    taken = set(bound.places)
+    passed = [place for place in range(bound.total) if place not in taken]
+    at = {place: i for i, place in enumerate([*passed, *bound.places])}
+    order = [at[place] for place in range(bound.total)]
+    return operator.itemgetter(*order) if len(order) > 1 else tuple

@@ -17,7 +17,7 @@ from .inputs import Call
 from .rows import RowPlaces, Rows, made, rows_like, take
 from .slots import Slots, snapshot_bytes
 from .state import ModuleState
-from .stats import StepStats, Stopwatch
+from .stats import StepStats, Stopwatch, stopwatch
 from .transfer import Outbox, total
 
 Bases = Sequence[Tensor | None]
@@ -106,7 +106,7 @@ class RegionCall:
     def _all_compute(
         self, region: Callable[..., Sequence[Tensor]], operands: Sequence[Any], bases: Bases, device: torch.device
     ) -> Sequence[Tensor]:
-        watch = Stopwatch(device)
+        watch = stopwatch(device, self.facts.config)
         outputs = region(*operands)
         parts = len(self.decisions)
         for decision in self.decisions:
@@ -116,7 +116,7 @@ class RegionCall:
 
     def _all_reuse(self, bases: Bases, device: torch.device) -> Sequence[Tensor]:
         decisions = self.decisions
-        watch = Stopwatch(device)
+        watch = stopwatch(device, self.facts.config)
         if len(decisions) == 1:
             outputs = self._forecast(decisions[0], bases, None)
         else:
@@ -138,7 +138,7 @@ class RegionCall:
         """The region for the rows that need it, a forecast for the others, put together again."""
         assert self.places is not None
         rows = [decision.rows for decision in computing]
-        watch = Stopwatch(device)
+        watch = stopwatch(device, self.facts.config)
         results = region(*take(operands, self.places, rows))
         outputs = [rows_like(tensor, rows[0].batch) for tensor in results]
         for decision, place in zip(computing, made(self.places, rows), strict=True):
@@ -147,7 +147,7 @@ class RegionCall:
                 decision.rows.of(output).copy_(part)
             self._computed(decision, mine, _of(decision, bases), watch, len(computing))
         reusing = [decision for decision in self.decisions if decision.reuse]
-        watch = Stopwatch(device)
+        watch = stopwatch(device, self.facts.config)
         for decision in reusing:
             self._forecast(decision, _of(decision, bases), [decision.rows.of(output) for output in outputs])
         for decision in reusing:
@@ -159,7 +159,7 @@ class RegionCall:
         main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None
         return decision.slots.forecast(decision.weights, bases, outs, main)
 
-    def _reused(self, decision: Decision, bases: Bases, watch: Stopwatch, parts: int) -> None:
+    def _reused(self, decision: Decision, bases: Bases, watch: Stopwatch | None, parts: int) -> None:
         self._record(decision, "reuse", watch, parts)
         facts, slots = self.facts, decision.slots
         if slots.bases is None and not self._streams_were_measured(decision):
@@ -175,7 +175,7 @@ class RegionCall:
         return decision.residual is not None and self.facts.policy.tap(self.facts.config) in ("residual", "hidden")
 
     def _computed(
-        self, decision: Decision, values: Sequence[Tensor], bases: Bases, watch: Stopwatch, parts: int
+        self, decision: Decision, values: Sequence[Tensor], bases: Bases, watch: Stopwatch | None, parts: int
     ) -> None:
         self._record(decision, "compute", watch, parts)
         if self.facts.config.enabled:
@@ -209,7 +209,7 @@ class RegionCall:
         except ForecastError:
             return 1
 
-    def _record(self, decision: Decision, action: str, watch: Stopwatch, parts: int) -> None:
+    def _record(self, decision: Decision, action: str, watch: Stopwatch | None, parts: int) -> None:
         facts, verdict, stats = self.facts, decision.verdict, self.facts.state.generation
         assert verdict is not None and stats is not None
         step = StepStats(

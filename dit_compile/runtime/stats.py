@@ -49,13 +49,20 @@ class Stopwatch:
         return self._begin.elapsed_time(self._end) / 1000
 
 
+def stopwatch(device: torch.device, config: CacheConfig) -> Stopwatch | None:
+    """A running stopwatch. On a GPU only where ``summary`` asks for one: its two events take the host as long as a
+    kernel. On the host it is a matter of less than a microsecond."""
+    return Stopwatch(device) if config.summary or device.type != "cuda" else None
+
+
 @dataclass(slots=True)
 class StepStats:
     """One decision: one region of one branch at one step.
 
     ``index`` counts the steps of the generation from 0, ``diff`` is the measured relative change or None where the
     decision needed none. ``reason`` is a code from the README's table ("warmup", "threshold", "hit", ...). ``seconds``
-    is the time of the region or of its forecast; 0 until it is known (see ``GenerationStats.settle``).
+    is the time of the region or of its forecast; None until it is known (see ``GenerationStats.settle``), and where
+    nothing was timed (see ``stopwatch``).
     """
 
     index: int
@@ -65,7 +72,7 @@ class StepStats:
     diff: float | None = None
     region: int = 0
     rows: int = 0  # with batch_decision=halves or rows: which half, which row
-    seconds: float = field(default=0.0, repr=False)
+    seconds: float | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -90,12 +97,13 @@ class GenerationStats:
     ended: bool = False
     _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
 
-    def record(self, step: StepStats, watch: Stopwatch, parts: int = 1) -> None:
+    def record(self, step: StepStats, watch: Stopwatch | None, parts: int = 1) -> None:
         """Adds ``step``, one of ``parts`` that ``watch`` times together, and stops ``watch``."""
-        watch.stop()
         self.steps.append(step)
-        self._timing.append((step, watch, parts))
-        self.settle()
+        if watch is not None:
+            watch.stop()
+            self._timing.append((step, watch, parts))
+            self.settle()
 
     def settle(self, *, wait: bool = False) -> None:
         """Turns stopwatches into seconds, so that no event of a GPU is kept longer than it takes to happen."""
@@ -125,16 +133,20 @@ class GenerationStats:
     def branches(self) -> list[int]:
         return sorted({step.branch for step in self.steps})
 
-    def seconds_saved(self) -> float:
-        """Reused steps times the mean time of a computed region, less the time of the forecasts (per region)."""
+    def seconds_saved(self) -> float | None:
+        """Reused steps times the median time of a computed region, less the time of the forecasts (per region). The
+        median, because the first computed step of a process often pays for lazy initialisation. None where no step was
+        timed: on a GPU without ``summary``."""
         self.settle(wait=True)
+        timed = [(step, step.seconds) for step in self.steps if step.seconds is not None]
+        if not timed:
+            return None
         saved = 0.0
-        for region in {step.region for step in self.steps}:
-            here = [step for step in self.steps if step.region == region]
-            computed = [step.seconds for step in here if step.action == "compute"]
-            reused = [step.seconds for step in here if step.action == "reuse"]
-            # the median: the first computed step of a process often pays for lazy initialisation
-            saved += sorted(computed)[len(computed) // 2] * len(reused) - sum(reused) if computed else 0.0
+        for region in {step.region for step, _ in timed}:
+            here = [(step.action, seconds) for step, seconds in timed if step.region == region]
+            computed = sorted(seconds for action, seconds in here if action == "compute")
+            reused = [seconds for action, seconds in here if action == "reuse"]
+            saved += computed[len(computed) // 2] * len(reused) - sum(reused) if computed else 0.0
         return saved
 
     def smallest_threshold(self) -> float | None:

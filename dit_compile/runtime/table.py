@@ -20,7 +20,7 @@ from .session import session_here
 from .state import ModuleState
 from .stats import GenerationStats
 from .trail import follow
-from .weights import Known, Owner, Weights, tensors_of
+from .weights import Addresses, Owner, Weights, tensors_of
 
 log = logging.getLogger("dit_compile")
 
@@ -45,26 +45,26 @@ class SideTable:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._states: dict[tuple[Owner, str], ModuleState] = {}
-        self._known: dict[Owner, Known] = {}
-        self._owners: dict[Owner, Owner] = {}  # weights of a graph -> weights of the first graph of the same module
+        self._owners: dict[Addresses | int, Owner] = {}  # by the weights of a graph, or by the graph that has none
         self._brief: dict[int, int] = {}  # graph -> how many of its modules, up to the last one, lived for one step
         self._labels: dict[Owner, str] = {}  # of modules that have state
+        self.epoch = object()  # another one when a weight has died: its address may be another tensor's then
 
-    def owner(self, parameters: Sequence[Tensor], graph: int) -> Owner:
-        """The key of the module that has ``parameters``; of a model without any, the graph stands in."""
-        key = tuple(map(id, parameters)) or (-graph - 1,)
+    def owner(self, addresses: Addresses, weights: Callable[[], Sequence[Tensor]], graph: int) -> Owner:
+        """The module whose ``weights`` are at ``addresses``; of a model without any, the graph stands in."""
+        key = addresses or graph
         owner = self._owners.get(key)
         if owner is None:
             with self._lock:
-                weights = Weights.of(parameters)
+                tensors = weights()
+                these = Weights.of(tensors)
                 # a copy: what dies in between, by garbage collection in this thread, is taken out of the table
-                same = (owner for owner, known in list(self._known.items()) if known.weights.are_those_of(weights))
-                owner = self._owners.setdefault(key, next(same, key))
-                known = self._known.setdefault(owner, Known(weights, graph))
-                known.weights.buffers.update(weights.buffers)
-                for parameter in parameters:  # any of them may be the one that tells two modules apart
-                    if id(parameter) in weights.fixed:
-                        weakref.finalize(parameter, self._drop, key).atexit = False
+                same = (known for known in list(self._owners.values()) if known.weights.are_those_of(these))
+                owner = self._owners.setdefault(key, next(same, None) or Owner(these, graph))
+                owner.weights.buffers.update(these.buffers)
+                for tensor in tensors:  # any of them may be the one that tells two modules apart
+                    if id(tensor) in these.fixed:
+                        weakref.finalize(tensor, self._drop, key).atexit = False
             if self._brief.get(graph, 0) >= BRIEF:
                 self._say_replaced(graph)
         return owner
@@ -90,21 +90,18 @@ class SideTable:
     def context(self, owner: Owner, said: Announced) -> str | None:
         """The name in ``said``, if it is of a call of the module that ``owner`` stands for."""
         model = said.model()
-        return said.name if model is not None and self._known[owner].is_part_of(model) else None
+        return said.name if model is not None and owner.is_part_of(model) else None
 
-    def find(self, parameters: Sequence[Tensor], graph: int, session: str) -> tuple[Owner, ModuleState]:
-        """The module that has ``parameters``, called by ``graph``, and its state in ``session``."""
-        owner = self.owner(parameters, graph)
+    def state(self, owner: Owner, session: str) -> ModuleState:
         state = self._states.get((owner, session))
         if state is None:
             with self._lock:
-                known = self._known[owner]
-                state = ModuleState(known.history, self._on_end, known.budget)
+                state = ModuleState(owner.history, self._on_end, owner.budget)
                 run = run_under_way()
-                if run is not None and any(map(known.is_part_of, run.alive())):
+                if run is not None and any(map(owner.is_part_of, run.alive())):
                     state.clock.told = run.bar
                 state = self._states.setdefault((owner, session), state)
-        return owner, state
+        return state
 
     def label(self, owner: Owner, name: str) -> str:
         """``name`` for the first module that is called so, ``name #2`` for the second (experts are of one class)."""
@@ -120,7 +117,7 @@ class SideTable:
     def follow(self, state: ModuleState, owner: Owner, call: Call, position: Position) -> None:
         """Looks whether the generation has come to ``state``, that of a default session, from another thread's."""
         states = list(self._states.items())
-        others = [other for (known, _), other in states if other is not state and other.is_default() and known == owner]
+        others = [other for (known, _), other in states if other is not state and other.is_default() and known is owner]
         if follow(state, others, call, position):
             self._say(
                 "moved",
@@ -169,28 +166,28 @@ class SideTable:
             for state in list(self._states.values()):
                 if state.generation is not None and not state.generation.ended:
                     state.generation.bytes_held = state.bytes_held()
-            known = [known for owner in self.owners(module) if (known := self._known.get(owner)) is not None]
-            return [stats for one in known for stats in list(one.history)]
+            return [stats for owner in self.owners(module) for stats in list(owner.history)]
 
     def owners(self, module: torch.nn.Module | None) -> list[Owner]:
-        known = list(self._known.items())  # other threads may add to it
+        owners = list(dict.fromkeys(list(self._owners.values())))  # other threads may add to it
         if module is None:
-            return [owner for owner, _ in known]
+            return owners
         mine = {id(tensor) for tensor in tensors_of(module)}
-        whole = [owner for owner, one in known if one.weights.alive() <= mine]
-        return whole or [owner for owner, _ in known if not mine.isdisjoint(owner)]  # some blocks are in a closure
+        whole = [owner for owner in owners if owner.weights.alive() <= mine]
+        return whole or [owner for owner in owners if not mine.isdisjoint(owner.weights.alive())]  # in a closure
 
-    def _drop(self, key: Owner) -> None:
+    def _drop(self, key: Addresses | int) -> None:
         """A weight has died."""
-        if os.getpid() != self._process or key not in self._owners:
+        if os.getpid() != self._process:
+            return
+        self.epoch = object()
+        if key not in self._owners:
             return
         with self._lock:
-            owner = self._owners.pop(key, key)
-            known = self._known.get(owner)
-            if known is not None:
-                states = [state for (one, _), state in list(self._states.items()) if one == owner]
-                brief = bool(states) and all(state.clock.step <= 0 for state in states)
-                self._brief[known.graph] = self._brief.get(known.graph, 0) + 1 if brief else 0
-            if owner not in self._owners.values():
-                self._known.pop(owner, None)
-        self.reset(lambda one, session: one == owner)
+            owner = self._owners.pop(key, None)
+            if owner is None:
+                return
+            states = [state for (one, _), state in list(self._states.items()) if one is owner]
+            brief = bool(states) and all(state.clock.step <= 0 for state in states)
+            self._brief[owner.graph] = self._brief.get(owner.graph, 0) + 1 if brief else 0
+        self.reset(lambda one, session: one is owner)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
+import sys
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +19,8 @@ from .stats import GenerationStats
 
 HISTORY = 64  # generations remembered per module
 
-Owner = tuple[int, ...]
+Addresses = bytes
+"""The addresses of some objects, one after the other. Equal ones stand for the same objects while all are alive."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,9 @@ class Weights:
 
 
 @dataclass(eq=False)
-class Known:
-    """What is known of one module in all its sessions; goes when a weight of it dies. ``graph`` is the number of the
-    graph that it was first called through."""
+class Owner:
+    """A module that has state, and what is known of it in all its sessions; goes when a weight of it dies. ``graph`` is
+    the number of the graph that it was first called through."""
 
     weights: Weights
     graph: int
@@ -69,3 +74,51 @@ def tensors_of(module: torch.nn.Module) -> Iterable[Tensor]:
     """Parameters and buffers."""
     yield from module.parameters()
     yield from module.buffers()
+
+
+def reader(places: Sequence[int]) -> Callable[[tuple[Any, ...]], Addresses]:
+    """A function that reads the addresses of the items of a tuple at ``places``.
+
+    A large model has a thousand weights. CPython keeps the addresses of a tuple's items in one array, which is copied
+    here without a look at the items: 1 us for a thousand of them, where ``tuple(map(id, ...))`` takes 40 us and its
+    hash as long again. Other implementations of Python take that way.
+    """
+    if not places:
+        return lambda args: b""
+    if not _items_are_an_array():
+        return lambda args: struct.pack(f"{len(places)}P", *[id(args[place]) for place in places])
+    runs = _runs(places)
+    first, last = min(places), max(places) + 1
+    start, size, string_at = tuple.__basicsize__ + first * _POINTER, (last - first) * _POINTER, ctypes.string_at
+    if runs == [(first, last)]:
+        return lambda args: string_at(id(args) + start, size)
+    cuts = [slice((begin - first) * _POINTER, (end - first) * _POINTER) for begin, end in runs]
+
+    def read(args: tuple[Any, ...]) -> Addresses:
+        span = string_at(id(args) + start, size)
+        return b"".join([span[cut] for cut in cuts])
+
+    return read
+
+
+_POINTER = struct.calcsize("P")
+
+
+def _items_are_an_array() -> bool:
+    """Whether the addresses of a tuple's items follow its header, as in CPython."""
+    if sys.implementation.name != "cpython":
+        return False
+    pair = (object(), object())
+    found = ctypes.string_at(id(pair) + tuple.__basicsize__, 2 * _POINTER)
+    return found == struct.pack("2P", *map(id, pair))
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """``[3, 4, 5, 9]`` -> ``[(3, 6), (9, 10)]``."""
+    runs: list[tuple[int, int]] = []
+    for place in places:
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs

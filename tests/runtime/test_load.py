@@ -224,7 +224,7 @@ def test_requests_under_load_are_as_if_alone(count, hasty, caplog):
     dit_compile.reset()
     assert held and not [one for one in held if one() is not None]
     assert not [name for name in _open if name.startswith("together")]
-    assert not [owner for owner, known in table._known.items() if known.budget.held()]
+    assert not [owner for owner in table._owners.values() if owner.budget.held()]
 
 
 def same(one, other):

@@ -7,8 +7,10 @@ import torch
 from toys import Prompted, Toy, TwoStreams, build, compile_toy, latents, moved, timesteps
 
 import dit_compile
-from dit_compile.debug.summary import REASONS, ranges
+from dit_compile.config import CacheConfig
+from dit_compile.debug.summary import REASONS, print_summary, ranges
 from dit_compile.readers import format_bytes
+from dit_compile.runtime.stats import GenerationStats, StepStats, stopwatch
 
 TIMES = [1000.0, 850.0, 700.0, 550.0, 400.0, 250.0, 120.0, 60.0]
 STREAM = 2 * 5 * 16 * 4  # bytes of one stream of the toys
@@ -263,3 +265,20 @@ def test_a_policy_that_fails_costs_its_step_and_says_so_once(place, caplog):
     assert reasons == ["no_snapshot"] + ["hit"] * 3 + ["policy_error"] * 4
     (record,) = [r for r in caplog.records if "failed" in r.getMessage()]
     assert "a bug in a plug-in" in str(record.exc_info[1])
+
+
+def test_regions_are_timed_where_that_costs_nothing_or_is_asked_for(capsys):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    asked, not_asked = CacheConfig(summary=True), CacheConfig()
+    assert stopwatch(cpu, not_asked) is not None and stopwatch(cpu, asked) is not None
+    assert stopwatch(gpu, not_asked) is None
+    stats = GenerationStats("model", "default", not_asked)
+    for index, action in enumerate(["compute", "reuse"]):
+        stats.record(StepStats(index, 0, action, "threshold" if action == "compute" else "hit"), None)
+    assert stats.seconds_saved() is None
+    print_summary([stats])
+    assert "saved      not timed: on a GPU summary=1 (DIT_CACHE_SUMMARY=1) does that;" in capsys.readouterr().out
+    stats.steps[0].seconds = 2.0
+    assert stats.seconds_saved() == 0.0
+    stats.steps[1].seconds = 0.5
+    assert stats.seconds_saved() == 1.5
