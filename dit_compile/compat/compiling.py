@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import CodeType
 from typing import Any
 
@@ -76,6 +77,22 @@ def dynamo_settings(changes: Mapping[str, Any]) -> AbstractContextManager[Any]:
         for name, value in changes.items()
     }
     return config.patch(merged)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without Dynamo's warning that advises to set ``capture_scalar_outputs`` (``torch._dynamo.variables.tensor``, 2.1
+    on; it is given once in a process)."""
+    logger = logging.getLogger("torch._dynamo.variables.tensor")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "capture_scalar_outputs" not in str(record.msg)
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def graph_break_errors() -> tuple[type[Exception], ...]:

@@ -88,6 +88,13 @@ def test_a_setting_is_found_said_once_and_reported(forward, setting, place, capl
     assert len(dit_compile.graphs()) == 1
 
 
+def test_dynamo_does_not_advise_what_is_set_anyway(caplog):
+    torch._dynamo.variables.tensor.TensorVariable._warn_capture_scalar_outputs.cache_clear()
+    steps(dit_compile.compile(toy(integer)(), **ALWAYS))
+    assert "capture_scalar_outputs" in caplog.text
+    assert all(record.name == "dit_compile" for record in caplog.records if "capture_scalar" in record.getMessage())
+
+
 def both(block, x, temb):
     print("tokens", x.shape)
     return sizes(block, x, temb)
