@@ -102,6 +102,11 @@ def graph_break_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(exc, name) for name in ("Unsupported", "UserError") if hasattr(exc, name))
 
 
+def errors_are_suppressed() -> bool:
+    """Whether the user wants a model to run without compilation where that fails (``suppress_errors``, since 2.0)."""
+    return bool(getattr(torch._dynamo.config, "suppress_errors", False))
+
+
 def region_errors() -> tuple[type[Exception], ...]:
     """The same for a break inside of a region (``UncapturedHigherOrderOpError``, since 2.1), and where regions are
     compared by sizes that depend on the values of a tensor (``GuardOnDataDependentSymNode``, since 2.1)."""

@@ -30,6 +30,7 @@ from typing import Any
 from ..compat.compiling import (
     compile_function,
     dynamo_settings,
+    errors_are_suppressed,
     forget_compiled,
     graph_break_errors,
     region_errors,
@@ -136,7 +137,8 @@ class Switches:
                 self._keep(causes)
                 return result
         self._set(self._proven)
-        if self._fullgraph or not isinstance(error, (*graph_break_errors(), *region_errors())):
+        is_break = isinstance(error, (*graph_break_errors(), *region_errors()))
+        if self._fullgraph or not (is_break or errors_are_suppressed()):
             raise error
         return self._in_parts(args, kwargs)
 
