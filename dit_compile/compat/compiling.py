@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import CodeType
 from typing import Any
 
@@ -78,11 +79,32 @@ def dynamo_settings(changes: Mapping[str, Any]) -> AbstractContextManager[Any]:
     return config.patch(merged)
 
 
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without Dynamo's warning that advises to set ``capture_scalar_outputs`` (``torch._dynamo.variables.tensor``, 2.1
+    on; it is given once in a process)."""
+    logger = logging.getLogger("torch._dynamo.variables.tensor")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "capture_scalar_outputs" not in str(record.msg)
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
 def graph_break_errors() -> tuple[type[Exception], ...]:
     """What Dynamo raises for a graph break where that is an error (``torch._dynamo.exc``, since 2.0)."""
     from torch._dynamo import exc
 
     return tuple(getattr(exc, name) for name in ("Unsupported", "UserError") if hasattr(exc, name))
+
+
+def errors_are_suppressed() -> bool:
+    """Whether the user wants a model to run without compilation where that fails (``suppress_errors``, since 2.0)."""
+    return bool(getattr(torch._dynamo.config, "suppress_errors", False))
 
 
 def region_errors() -> tuple[type[Exception], ...]:

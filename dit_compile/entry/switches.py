@@ -22,17 +22,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from types import CodeType
 from typing import Any
 
 from ..compat.compiling import (
     compile_function,
     dynamo_settings,
+    errors_are_suppressed,
     forget_compiled,
     graph_break_errors,
     region_errors,
+    without_advice,
 )
 from ..debug.messages import Held, hold
 from ..passes.break_kinds import found_settings
@@ -71,7 +73,8 @@ class Switches:
         self._warm = fullgraph or not find
         how = partial(compile_function, function, self._compiling, options=options, dynamic=dynamic)
         self._whole = how(fullgraph=fullgraph, strict=True)
-        self._parts = None if fullgraph else how(fullgraph=False, strict=False)
+        self._parts: Callable[[], Callable[..., Any]] = cache(partial(how, fullgraph=False, strict=False))
+        self._fullgraph = fullgraph
         self._run = self._whole
         self._rounds = 0  # changes of what is above
         self._lock = free_in_child(threading.RLock())
@@ -96,7 +99,7 @@ class Switches:
         self._codes.add(code)
         token = found_settings.set(tuple(map(_text, self._settings.items())) if self._find else None)
         try:
-            with dynamo_settings(self._settings):
+            with dynamo_settings(self._settings), without_advice() if self._find else nullcontext():
                 yield
         except Exception as error:
             self._thread.error = error
@@ -134,7 +137,8 @@ class Switches:
                 self._keep(causes)
                 return result
         self._set(self._proven)
-        if self._parts is None or not isinstance(error, (*graph_break_errors(), *region_errors())):
+        is_break = isinstance(error, (*graph_break_errors(), *region_errors()))
+        if self._fullgraph or not (is_break or errors_are_suppressed()):
             raise error
         return self._in_parts(args, kwargs)
 
@@ -175,13 +179,12 @@ class Switches:
 
     def _in_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Step 3. A graph that is cached ends the search."""
-        assert self._parts is not None
-        self._run = self._parts
+        self._run = self._parts()
         self._rounds += 1
         self._codes.clear()
         breaks = BreaksSince()
         with hold() as held:
-            result = self._parts(*args, **kwargs)
+            result = self._run(*args, **kwargs)
         if self._find and held.refused and not held.cached:
             causes = [cut for cut in breaks if cut.setting is not None]
             more = self._proven
@@ -198,14 +201,13 @@ class Switches:
     def _in_parts_with(self, more: Settings, causes: list[Break], before: Held, *args: Any, **kwargs: Any) -> Any:
         """Steps 4 and 5."""
         with self._lock:
-            assert self._parts is not None
-            if self._run is self._parts:  # another thread came first
-                return self._parts(*args, **kwargs)
-            self._run = self._parts
+            if self._run is self._parts():  # another thread came first
+                return self._run(*args, **kwargs)
+            self._run = self._parts()
             self._forget()
             self._set(more)
             with hold() as held:
-                result = self._parts(*args, **kwargs)
+                result = self._run(*args, **kwargs)
             if held.cached:
                 held.release()
                 self._keep(causes)

@@ -74,7 +74,8 @@ def test_through_the_other_entry(spec):
     assert found.computed_error < 1e-4
     if spec.refused is None:
         assert cached and cached[-1].blocks == found.expected_blocks
-        assert cached[-1].guards[1] < cached[-1].guards[0]
+        if found.reports == cached:  # a model that Dynamo breaks keeps its guards: its parts do not know the structure
+            assert cached[-1].guards[1] < cached[-1].guards[0]
         assert found.reused_error < 1e-4
         assert found.actions == ALTERNATING.replace("1", "c").replace("0", "r")
 

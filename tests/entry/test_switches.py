@@ -88,6 +88,20 @@ def test_a_setting_is_found_said_once_and_reported(forward, setting, place, capl
     assert len(dit_compile.graphs()) == 1
 
 
+def test_dynamo_does_not_advise_what_is_set_anyway(monkeypatch):
+    torch._dynamo.variables.tensor.TensorVariable._warn_capture_scalar_outputs.cache_clear()  # given once in a process
+    heard = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", heard.append)
+    logger = logging.getLogger("torch._dynamo.variables.tensor")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    steps(dit_compile.compile(toy(integer)(), **ALWAYS))
+    assert heard == []
+    torch._dynamo.variables.tensor.TensorVariable._warn_capture_scalar_outputs.cache_clear()
+    steps(torch.compile(toy(integer)(), backend="dit_cache", options=ALWAYS))
+    assert ["capture_scalar_outputs" in record.msg for record in heard] == [True]
+
+
 def both(block, x, temb):
     print("tokens", x.shape)
     return sizes(block, x, temb)
@@ -316,6 +330,18 @@ def test_errors_of_the_model_pass_through():
     model = dit_compile.compile(build(Failing), **ALWAYS)
     with pytest.raises(RuntimeError, match="too large"):
         steps(model)
+
+
+def test_errors_that_the_user_suppresses_stay_suppressed(monkeypatch):
+    def fail(*args):
+        raise NotImplementedError("a backend that fails")
+
+    monkeypatch.setattr("dit_compile.backend.build", fail)
+    with torch._dynamo.config.patch(suppress_errors=True):
+        computes_what_eager_does(dit_compile.compile(build(Toy), strict=True, **ALWAYS))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="a backend that fails"):
+        steps(dit_compile.compile(build(Toy), strict=True, **ALWAYS))
 
 
 def test_threads_that_call_first_at_once():

@@ -29,6 +29,9 @@ entry + residual, as residual on several joined entry values (*joined*), or as t
 operations between blocks, *hoisted* those that were moved in front because they do not depend on a stream. *Graphs* is
 what Dynamo makes of the model; the blocks are in one of them.
 
+The rows are of `torch.compile(model, backend="dit_cache")`. `dit_compile.compile(model)` needs neither `fullgraph=True`
+nor a setting of Dynamo: it finds what a model needs, and sets it while that model is compiled.
+
 """
 
 
@@ -42,7 +45,8 @@ def row(spec: Model, found: Examination) -> tuple[str, ...]:
     kinds = {"entry": "", "joined": " (joined)", "none": " (value)"}
     streams = ", ".join(f"{len(s.shape)}-d{kinds[s.base]}" for s in region.streams)
     settings = ", ".join(f"`torch._dynamo.config.{name} = {value}`" for name, value in spec.dynamo.items())
-    remark = "; ".join(filter(None, [settings and f"needs {settings}", spec.note]))
+    needs = f"needs {settings}, which `dit_compile.compile` sets" if settings else ""
+    remark = "; ".join(filter(None, [needs, spec.note]))
     skipped = f"{region.first} to {region.last} ({region.skipped} of {region.blocks})"
     return (
         spec.name, report.chain, skipped, streams, str(report.glue), str(region.hoisted), graphs, "cached", remark
