@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import CodeType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -77,6 +78,30 @@ def dynamo_settings(changes: Mapping[str, Any]) -> AbstractContextManager[Any]:
         for name, value in changes.items()
     }
     return config.patch(merged)
+
+
+@contextmanager
+def numbers_as_inputs(chosen: Callable[[str], bool]) -> Iterator[None]:
+    """Makes inputs of the numbers of which ``chosen`` says so, by Dynamo's expression for them, as Dynamo does itself
+    with a number that it has seen with two values (``process_automatic_dynamic`` of ``torch._dynamo.variables.builder``
+    and ``torch._dynamo.pgo.auto_dynamic``, since 2.7). Without the names Dynamo learns of each number by itself.
+    """
+    from torch._dynamo.variables import builder
+
+    decide = getattr(builder, "process_automatic_dynamic", None)
+    moving = getattr(getattr(torch._dynamo, "pgo", None), "auto_dynamic", None)
+    if decide is None or moving is None:
+        yield
+        return
+
+    def decided(tx: Any, name: str, entry: Any, **kwargs: Any) -> Any:
+        result = decide(tx, name, entry, **kwargs)
+        if isinstance(entry.scalar, float) and chosen(name):
+            result.scalar = moving
+        return result
+
+    with patch.object(builder, "process_automatic_dynamic", decided):
+        yield
 
 
 @contextmanager

@@ -46,6 +46,15 @@ def name_inside(paths: frozenset[tuple[str, ...]], expression: str) -> str | Non
     return ".".join((*path[:-2], path[-1]))
 
 
+def place_inside(paths: frozenset[tuple[str, ...]], expression: str) -> str | None:
+    """The place of the value of ``expression`` in its block, as ``Description`` writes it: ``attn/to_q/scaling/a``."""
+    path = _path(paths, expression)
+    if path is None:
+        return None
+    block = next(length for length in range(1, len(path)) if path[:length] in paths)
+    return "/".join(path[block:])
+
+
 def find_tensor(model: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of that name."""
     module, _, attribute = name.rpartition(".")

@@ -98,12 +98,12 @@ def _hooks_of(block: nn.Module) -> Hashable:
 
 class Description:
     """What ``block`` is made of: ``form`` without the floats in its attributes, ``floats`` by the place they have in it
-    (``attn.to_q/scaling/a``). Programs change floats between requests, the weight of an adapter for example."""
+    (``attn/to_q/scaling/a``). Programs change floats between requests, the weight of an adapter for example."""
 
     def __init__(self, block: nn.Module) -> None:
         self.floats: dict[str, float] = {}
         self.form: Hashable = tuple(
-            (name, _of_class(unmarked_class(type(module))), self._of(vars(module), 0, name))
+            (name, _of_class(unmarked_class(type(module))), self._of(vars(module), 0, name.replace(".", "/")))
             for name, module in block.named_modules()
         )
 
@@ -115,7 +115,7 @@ class Description:
         if isinstance(value, Tensor):
             return layout(value)
         if type(value) is float:
-            self.floats[place] = value
+            self.floats[place.lstrip("/")] = value
             return place
         if isinstance(value, nn.Module):  # a child, which is described by itself, or one of another place
             return (type(value), "training" if value.training else "eval")

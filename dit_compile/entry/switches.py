@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from types import CodeType
 from typing import Any
@@ -52,7 +52,8 @@ class Switches:
     ``fullgraph`` means that a graph break is an error in the end, as for ``torch.compile``: only step 1 is taken, where
     the settings for numbers and sizes are Dynamo's own with ``fullgraph``. Without ``find`` no setting is looked for
     and only steps 1 and 3 are taken. ``name`` is what messages call the model. ``simplify`` is called with the
-    error where no setting helps; it returns whether it has made the model easier to trace.
+    error where no setting helps; it returns whether it has made the model easier to trace. ``around`` is entered for
+    each compilation.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Switches:
         find: bool,
         name: str,
         simplify: Callable[[Exception], bool] = lambda error: False,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._function, self._find, self._name, self._simplify = function, find, name, simplify
+        self._around = around
         self._settings: Settings = {}  # while compiling
         self._proven: Settings = {}  # those with which something was compiled
         self._codes: set[CodeType] = set()
@@ -99,7 +102,8 @@ class Switches:
         self._codes.add(code)
         token = found_settings.set(tuple(map(_text, self._settings.items())) if self._find else None)
         try:
-            with dynamo_settings(self._settings), without_advice() if self._find else nullcontext():
+            advice = without_advice() if self._find else nullcontext()
+            with dynamo_settings(self._settings), advice, self._around():
                 yield
         except Exception as error:
             self._thread.error = error

@@ -8,16 +8,17 @@ import logging
 import types
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from ..api import reports
-from ..compat.compiling import graph_break_errors, region_errors
+from ..compat.compiling import graph_break_errors, numbers_as_inputs, region_errors
 from ..config import ConfigError
 from ..passes.inline_bodies import RegionMismatch
 from ..runtime.watched import StructureChanged, under_way
-from .guards import block_paths, find_tensor, name_inside, outside_of
+from .guards import block_paths, find_tensor, name_inside, outside_of, place_inside
 from .regions import mark, repeated_blocks, unmark
 from .structure import Description, Snapshot
 from .switches import Switches
@@ -62,7 +63,7 @@ class Target:
         options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
         self._compiled = Switches(
             call_of(type(model)), options, dynamic=dynamic, fullgraph=fullgraph, find=switches,
-            name=type(model).__name__, simplify=self._trace_every_block,
+            name=type(model).__name__, simplify=self._trace_every_block, around=self._with_inputs_for_numbers,
         )  # fmt: skip
 
     def install(self) -> None:
@@ -116,6 +117,12 @@ class Target:
             str(reason).strip().splitlines()[0],
         )
         return True
+
+    def _with_inputs_for_numbers(self) -> AbstractContextManager[None]:
+        """While Dynamo compiles: the numbers that have changed are inputs in every block, with the first new value."""
+        if not self._moving:
+            return nullcontext()
+        return numbers_as_inputs(lambda expression: place_inside(self._paths, expression) in self._moving)
 
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""

@@ -156,7 +156,7 @@ def test_back_and_forth_compiles_nothing_new():
 
 @torch.no_grad()
 def test_numbers_of_adapters_become_operands():
-    """After the first new value two graphs more at most, whatever values follow; never a wrong result."""
+    """With the first new value a second graph, which serves all others; never a wrong result."""
     model = toys.build(Model)
     compiled = dit_compile.compile(copy.deepcopy(model), inner="eager", residual_diff_threshold=0, strict=True)
     for number, weight in enumerate((1.0, 0.5, 0.25, 0.8, 0.9, 0.7)):
@@ -165,7 +165,7 @@ def test_numbers_of_adapters_become_operands():
                 block.scaling["a"] = weight + (0.01 * place if number > 3 else 0)
         torch.testing.assert_close(generation(compiled), generation(model), rtol=1e-6, atol=1e-6)
         count = len(dit_compile.graphs())
-        assert count <= 3
+        assert count <= 2
     assert count == len(dit_compile.graphs())
 
 
