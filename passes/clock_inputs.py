@@ -76,7 +76,7 @@ def _time(tensors: list[Node], numbers: list[Node], integers: list[Node]) -> tup
 
 def is_held_by_module(name: str) -> bool:
     """Whether the input of this name is an attribute of the model, not an argument of the call."""
-    return name.startswith("l_self_") or "_modules_" in name
+    return name.startswith(("l_self_", "l_model_")) or "_modules_" in name
 
 
 def _argument_name(node: Node) -> str:
