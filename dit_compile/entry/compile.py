@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..compat import is_compiled_module
-from ..config import ConfigError
+from ..config import ConfigError, environment_layer, parse_layer, resolve, split_options
+from ..plugins import plugin_names
 from .target import Target
 
 Model = TypeVar("Model")
@@ -47,11 +48,18 @@ def compile(
 
     Raises:
         TypeError: ``model`` is neither a module nor a pipeline, or is compiled by ``torch.compile`` already.
-        ConfigError: a setting that is unknown or contradicts another, at the first call.
+        ConfigError: a setting that is unknown, or contradicts another.
     """
     both = settings.keys() & (options or {}).keys()
     if both:
         raise ConfigError(f"given twice, as an argument and in options: {', '.join(sorted(both))}")
+    ours, _ = split_options(options)
+    layers = (
+        environment_layer(**plugin_names(settings)),
+        parse_layer(ours, where="option", **plugin_names(ours)),
+        parse_layer(settings, where="compile() argument", **plugin_names(settings)),
+    )
+    resolve(*layers)  # an error is said here, not at the first call
     given = {**(options or {}), **settings}
     if mode is not None:
         given["mode"] = mode

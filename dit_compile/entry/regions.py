@@ -14,7 +14,9 @@ Dynamo emits a call of a sub-graph for each block; ``inline_bodies`` makes block
 from __future__ import annotations
 
 import copyreg
+import itertools
 import types
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -25,7 +27,8 @@ from ..compat import region_marker
 from .structure import ORIGINAL, kinds_of, unmarked_class
 
 MIN_BLOCKS = 3
-_classes: dict[tuple[type, Hashable], type] = {}
+_classes: weakref.WeakValueDictionary[tuple[type, Hashable], type] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
 
 
 def mark(model: nn.Module) -> int:
@@ -76,7 +79,7 @@ def _marked_class(cls: Any, kind: Hashable, marker: Callable[..., Any]) -> type:
     if known is not None:
         return known
     # torch finds reusable traces by code object, and code objects of equal content are equal: each class has a name
-    name = f"{cls.__name__}_{len(_classes)}"
+    name = f"{cls.__name__}_{next(_numbers)}"
     body = types.FunctionType(_body.__code__.replace(co_name=name), _body.__globals__, name)
     region = marker(body)
 

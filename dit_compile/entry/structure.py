@@ -38,7 +38,8 @@ def kinds_of(model: nn.Module, blocks: Sequence[nn.Module]) -> list[Hashable]:
 
     That are hooks, which Dynamo does not guard, and objects that a block shares with others or with the rest of
     ``model`` (tied weights, one processor for all): Dynamo knows a shared object by the first place that it has found
-    it in, and would take it for a part of every block that the trace serves.
+    it in, and would take it for a part of every block that the trace serves. Kinds are compared while ``model`` is
+    traced, so addresses will do.
     """
     parts = [list(_parts_of(block)) for block in blocks]
     inside = {id(module) for block in blocks for module in block.modules()}
@@ -54,7 +55,7 @@ def _sharing(parts: Sequence[tuple[str, Any]], owners: Mapping[int, int]) -> tup
     """The parts that have several owners, and which parts are one and the same within the block."""
     first: dict[int, int] = {}
     pattern = tuple(first.setdefault(id(part), place) for place, (_, part) in enumerate(parts))
-    return tuple((place, Same(part)) for place, part in parts if owners[id(part)] > 1), pattern
+    return tuple((place, id(part)) for place, part in parts if owners[id(part)] > 1), pattern
 
 
 def _parts_of(block: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -90,9 +91,9 @@ def _hooks_of(block: nn.Module) -> Hashable:
         for kind in _HOOKS:
             hooks = attributes.get(kind)
             if hooks:
-                found.append((name, kind, tuple(map(Same, hooks.values()))))
+                found.append((name, kind, tuple(map(id, hooks.values()))))
         if "forward" in attributes and name:
-            found.append((name, "forward", Same(attributes["forward"])))
+            found.append((name, "forward", id(attributes["forward"])))
     return tuple(found)
 
 

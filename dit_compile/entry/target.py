@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import threading
 import types
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -17,6 +18,7 @@ from ..api import reports
 from ..compat.compiling import graph_break_errors, numbers_as_inputs, region_errors
 from ..config import ConfigError
 from ..passes.inline_bodies import RegionMismatch
+from ..runtime.fork import free_in_child
 from ..runtime.watched import StructureChanged, under_way
 from .guards import block_paths, find_tensor, name_inside, outside_of, place_inside
 from .regions import mark, repeated_blocks, unmark
@@ -26,7 +28,8 @@ from .switches import Switches
 log = logging.getLogger("dit_compile")
 
 RESTLESS = 3  # generations in a row that begin with another structure
-_calls: dict[type, Callable[..., Any]] = {}
+MOST_STRUCTURES = 4096  # remembered; one that comes back later is compiled again
+_calls: weakref.WeakKeyDictionary[type, Callable[..., Any]] = weakref.WeakKeyDictionary()
 _structures: dict[Hashable, int] = {}
 _numbers = itertools.count()
 
@@ -50,6 +53,7 @@ class Target:
         switches: bool = True,
     ) -> None:
         self._model = weakref.ref(model)  # the model holds the target
+        self._lock = free_in_child(threading.RLock())
         self._regions, self._watch = regions, watch
         self._structure = ""
         self._paths: frozenset[tuple[str, ...]] = frozenset()
@@ -126,8 +130,11 @@ class Target:
 
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""
+        with self._lock:
+            self._look_at(self.model)
+
+    def _look_at(self, model: torch.nn.Module) -> None:
         self._looks += 1
-        model = self.model
         blocks = [block for blocks in repeated_blocks(model) for block in blocks]
         known, self._blocks = self._blocks, [Description(block) for block in blocks]
         if [block.form for block in self._blocks] == [block.form for block in known]:
@@ -146,6 +153,8 @@ class Target:
         self._snapshot = Snapshot(blocks)
         keys = [block.key(self._moving) for block in self._blocks]
         numbers = [_structures.setdefault(key, next(_numbers)) for key in keys]
+        while len(_structures) > MOST_STRUCTURES:
+            del _structures[next(iter(_structures))]
         structure = "-".join(map(str, [*numbers, *sorted(self._moving)])) or "no blocks"
         self._restless = self._restless + 1 if self._structure not in ("", structure) else 0
         self._structure = structure
@@ -162,9 +171,10 @@ class Target:
         self._cached = False
         if self._snapshot is None or not self._snapshot.differs():
             return False
-        before = self._structure
-        self._look()
-        return self._structure != before or self._weights_have_changed()
+        with self._lock:
+            before = self._structure
+            self._look()
+            return self._structure != before or self._weights_have_changed()
 
     def _weights_have_changed(self) -> bool:
         """Whether the weights that the call under way was given are others by now; the next one gets those of now."""
