@@ -1,4 +1,4 @@
-"""Draws the same pictures with plain ``torch.compile`` and with ``backend="dit_cache"``, and measures both."""
+"""Draws the same pictures with plain ``torch.compile`` and with ``dit_compile.compile``, and measures both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dit_compile.compat import counters, fresh_inductor_cache
 from dit_compile.config import environment_layer, parse_layer, resolve
 from dit_compile.demo import codec
 from dit_compile.demo.bars import Bars, bars_on
-from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies, wrap_transformer
+from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_demo(
 ) -> tuple[DemoResult, torch.nn.Module]:
     """Run the demo; returns what it measured and the cached transformer, for ``dit_compile.summary``.
 
-    ``preset`` and ``inner`` become ``options=`` of the compile call; None leaves them to ``DIT_CACHE_PRESET`` and
+    ``preset`` and ``inner`` become settings of the compile call; None leaves them to ``DIT_CACHE_PRESET`` and
     ``DIT_CACHE_INNER``. The uncached transformer is compiled by ``inner`` too. ``cold`` gives Inductor an empty disk
     cache, so that the compile times are those of a first run. A ``console`` shows progress bars.
     """
@@ -90,12 +90,11 @@ def run_demo(
             stack.enter_context(fresh_inductor_cache())
         bars = stack.enter_context(bars_on(console))
         plain = _Artist(load_pipeline(device), guidance)
-        cached = _Artist(wrap_transformer(plain.pipe.transformer), guidance)
-        transformer = plain.pipe.transformer
+        cached = _Artist(load_pipeline(device), guidance)
 
-        # All that differs between the two is the backend.
-        plain.pipe.transformer = torch.compile(transformer, backend=config.inner)
-        cached.pipe.transformer = torch.compile(transformer, backend="dit_cache", options=options)
+        # All that differs between the two is how they are compiled.
+        plain.pipe.transformer = torch.compile(plain.pipe.transformer, backend=config.inner)
+        dit_compile.compile(cached.pipe, **options)
 
         with bars.phase("compile, plain"):
             compile_plain = plain.compile(prompts, steps)
