@@ -191,8 +191,10 @@ class Slots:
         that no step of a solver does: latents were replaced, a refining pass began. Over more steps than before, more
         may have changed.
         """
-        usual = max((known for known, _ in self.diffs), default=math.inf)
-        usual *= max(since / max((steps for _, steps in self.diffs), default=since), 1.0)
+        usual, longest = math.inf, since
+        if self.diffs:
+            usual, longest = max([known for known, _ in self.diffs]), max([steps for _, steps in self.diffs])
+        usual *= max(since / longest, 1.0)
         self.diffs.append((diff, since))  # a jump, too: what follows may change as fast
         return diff >= 1 or diff > JUMP * usual or (diff >= 0.5 and diff > JUMP / 2 * usual)
 
