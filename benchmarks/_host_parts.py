@@ -12,8 +12,8 @@ from torch import nn
 
 from dit_compile.compat import compile_with_inductor, without_dynamo_wrapper
 from dit_compile.compat.inductor_code import compiled_code
-from dit_compile.kernels.probe import probe
-from dit_compile.kernels.store import store_residual
+from dit_compile.kernels.probe import probe, residual_of
+from dit_compile.kernels.store import store_flagged
 from dit_compile.kernels.weighted_sum import weighted_sum
 from dit_compile.runtime.clock import Clock
 from dit_compile.runtime.inputs import Call
@@ -94,11 +94,12 @@ def _clock() -> dict[str, float]:
 
 def _kernels() -> dict[str, float]:
     value, entry, previous, out = (torch.randn(1, 64, 64) for _ in range(4))
+    flag = torch.zeros(())
     return {
-        "probe": best(lambda: probe(value, entry, None)),
+        "probe, nothing to compare with": best(lambda: residual_of(value, entry)),
         "probe with previous": best(lambda: probe(value, entry, previous)),
         "weighted_sum of 2": best(lambda: weighted_sum(value, [entry, previous], [2.0, -1.0], out)),
-        "store_residual": best(lambda: store_residual(out, value, entry)),
+        "store_flagged, its finite check included": best(lambda: store_flagged(out, flag, value, entry)),
     }
 
 

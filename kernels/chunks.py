@@ -18,8 +18,8 @@ def flat_chunks(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
     """
     first = tensors[0]
     if (
-        torch.compiler.is_compiling()
-        or not first.is_cpu
+        not first.is_cpu
+        or torch.compiler.is_compiling()
         or first.numel() <= CHUNK
         or not all(tensor.is_contiguous() for tensor in tensors)
     ):

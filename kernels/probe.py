@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .checks import accumulator, check_alike, check_floating
-from .chunks import flat_chunks
+from .chunks import CHUNK, flat_chunks
 from .library import register, triton_runs
 
 
@@ -48,14 +48,12 @@ def probe_reference(value: Tensor, entry: Tensor | None, previous: Tensor | None
     pieces that stay in the cache (chunks.py). `vector_norm(ord=1)` would save a temporary but keeps one running
     float32: off by 2 % at 30 million elements where `sum` (pairwise) is off by 1e-7, and slower besides.
     """
-    residual = torch.empty_like(value)
-    if entry is None:
-        residual.copy_(value)
-    else:
-        torch.sub(value, entry, out=residual)
+    residual = _residual(value, entry)
     if previous is None:
         return residual, value.new_zeros((2,), dtype=torch.float32)
     wide = accumulator(value.dtype)
+    if value.dtype == wide and value.numel() <= CHUNK:  # what follows, without a look at pieces and dtypes
+        return residual, torch.stack(((previous - residual).abs_().sum(), previous.abs().sum())).float()
     parts: list[Tensor] = []
     for old, new in flat_chunks((previous, residual)):
         old = old.to(wide)
@@ -64,6 +62,22 @@ def probe_reference(value: Tensor, entry: Tensor | None, previous: Tensor | None
     if len(parts) > 2:
         sums = sums.view(-1, 2).sum(0)
     return residual, sums.float()
+
+
+def residual_of(value: Tensor, entry: Tensor | None) -> Tensor:
+    """The first result of `probe`, where there is nothing to compare with."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return residual_of(value, entry)
+    check_floating("residual_of", "value", value)
+    if entry is not None:
+        check_alike("residual_of", "entry", entry, "value", value)
+    return _residual(value, entry)
+
+
+def _residual(value: Tensor, entry: Tensor | None) -> Tensor:
+    residual = torch.empty_like(value)
+    return residual.copy_(value) if entry is None else torch.sub(value, entry, out=residual)
 
 
 def _probe(value: Tensor, entry: Tensor | None, previous: Tensor | None) -> tuple[Tensor, Tensor]:

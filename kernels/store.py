@@ -1,13 +1,15 @@
 """Storing a snapshot: what a region has added to a stream, in the model's dtype or in fewer bits.
 
     store_residual:   slot = value - base                                   rounded once to slot's dtype
+    store_flagged:    the same; flag tells whether all of it is finite
     store_scaled:     slot = (value - base) / scale,  scale = amax / 448    8 bits, see storage.py
 
 Both are read again by ``weighted_sum``, in the same pass as the forecast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -34,11 +36,33 @@ def store_residual(slot: Tensor, value: Tensor, base: Tensor | None) -> None:
     return _store_residual(slot, value, base)
 
 
+def store_flagged(slot: Tensor, flag: Tensor, value: Tensor, base: Tensor | None) -> Tensor:
+    """`store_residual` that also finds out whether all that was stored is finite. Nothing is read by the host.
+
+    Args:
+        slot, value, base: as for `store_residual`.
+        flag: float32, shape (), on the same device, 0. Left alone, or NaN where an element of `slot` is not finite.
+
+    Returns:
+        a float32 tensor of shape () that is finite if and only if all elements of `slot` are, or their sum leaves the
+        range of float32: `flag`, where the Triton kernel that stores has written it, else the sum.
+
+    Raises:
+        ValueError: `value` is not floating, or shapes, dtypes or devices do not fit.
+    """
+    if triton_runs(value) and slot.dtype != FLOAT8 and value.numel():
+        _check_residual("store_flagged", slot, value, base)
+        _triton().store_flagged_triton(slot, flag, value, base)
+        return flag
+    store_residual(slot, value, base)
+    return slot.detach().sum(dtype=torch.float32)
+
+
 def store_scaled(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | None) -> None:
     """Writes (value - base) / s into `slot` and s = max |value - base| / 448 into `scale`, outside autograd.
 
-    Nothing is read by the host: s is found and used on the device, which reads `value` and `base` twice. NaN stays NaN;
-    where the largest magnitude is infinite or NaN, everything may become NaN.
+    Nothing is read by the host: s is found and used on the device, which reads `value` and `base` twice. Where any
+    element is infinite or NaN, s is too, and everything may become NaN: s is finite if and only if all elements are.
 
     Args:
         slot: float8_e4m3fn, of value's shape and device; strides may differ, elements must not overlap.
@@ -77,16 +101,21 @@ def _residual(terms: Sequence[Tensor], wide: torch.dtype) -> Tensor:
 
 
 def _store_residual(slot: Tensor, value: Tensor, base: Tensor | None) -> None:
-    check_floating("store_residual", "value", value)
-    if slot.dtype != FLOAT8:
-        check_stored("store_residual", "slot", slot, "value", value)
-    else:
-        check_alike("store_residual", "slot", slot, "value", value)
+    _check_residual("store_residual", slot, value, base)
     if base is None:
         slot.copy_(value)
-        return
-    check_alike("store_residual", "base", base, "value", value)
-    torch.sub(value, base, out=slot)
+    else:
+        torch.sub(value, base, out=slot)
+
+
+def _check_residual(operator: str, slot: Tensor, value: Tensor, base: Tensor | None) -> None:
+    check_floating(operator, "value", value)
+    if slot.dtype != FLOAT8:
+        check_stored(operator, "slot", slot, "value", value)
+    else:
+        check_alike(operator, "slot", slot, "value", value)
+    if base is not None:
+        check_alike(operator, "base", base, "value", value)
 
 
 def _store_scaled(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | None) -> None:
@@ -100,7 +129,7 @@ def _store_scaled(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | Non
     if base is not None:
         check_alike("store_scaled", "base", base, "value", value)
     if triton_runs(value) and triton_stores(FLOAT8, value.device) and value.numel():
-        _triton()(slot, scale, value, base)
+        _triton().store_scaled_triton(slot, scale, value, base)
     else:
         store_scaled_reference(slot, scale, value, base)
 
@@ -110,10 +139,10 @@ def _fake_mutation(*_: object) -> None:
 
 
 @cache
-def _triton() -> Callable[[Tensor, Tensor, Tensor, Tensor | None], None]:
-    from .store_triton import store_scaled_triton
+def _triton() -> ModuleType:
+    from . import store_triton
 
-    return store_scaled_triton
+    return store_triton
 
 
 register(

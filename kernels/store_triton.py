@@ -1,4 +1,7 @@
-"""`store_scaled` in Triton: a pass for the largest magnitude, one that writes 8 bits; the scale stays on the device."""
+"""`store_flagged` in one pass, `store_scaled` in two: one for the largest magnitude, one that writes 8 bits.
+
+Whether all is finite is found in the same passes and stays on the device, as the scale does.
+"""
 # Triton comes without type information.
 # mypy: disable-error-code="import-untyped,import-not-found,untyped-decorator,no-untyped-def,no-untyped-call"
 
@@ -28,13 +31,33 @@ def _residual(VALUE_ptr, BASE_ptr, row, start, columns, mask, sizes, value_strid
     return residual
 
 
+@triton.jit(do_not_specialize=["tiles_per_row"])  # counts: no variant per divisor
+def _store_flagged_kernel(
+    SLOT_ptr, FLAG_ptr, VALUE_ptr, BASE_ptr,
+    inner, tiles_per_row, sizes, slot_strides, value_strides, base_strides,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """slot = value - base on one tile of one row, FLAG = NaN if an element is not finite; BASE_ptr may be None."""
+    tile = tl.program_id(0)
+    row = tile // tiles_per_row
+    start = (tile % tiles_per_row).to(tl.int64) * BLOCK
+    columns = tl.arange(0, BLOCK)
+    mask = columns < inner - start
+    residual = _residual(VALUE_ptr, BASE_ptr, row, start, columns, mask, sizes, value_strides, base_strides)
+    rounded = residual.to(SLOT_ptr.dtype.element_ty)
+    tl.store(SLOT_ptr + row_offset(row, sizes, slot_strides) + start + columns, rounded, mask=mask)
+    endless = tl.max(tl.where(tl.abs(rounded.to(tl.float32)) < float("inf"), 0, 1))  # NaN is not less, either
+    if endless > 0:
+        tl.store(FLAG_ptr, float("nan"))  # several programs may: they write the same
+
+
 @triton.jit(do_not_specialize=["tiles_per_row", "tiles"])  # counts: no variant per divisor
 def _largest_kernel(
     PARTIALS_ptr, VALUE_ptr, BASE_ptr,
     inner, tiles_per_row, tiles, sizes, value_strides, base_strides,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """PARTIALS[p] = max |value - base| over tiles p, p + P, ... of P programs; NaN counts as nothing."""
+    """PARTIALS[p] = max |value - base| over tiles p, p + P, ... of P programs; NaN counts as infinity."""
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     largest = tl.zeros((BLOCK,), tl.float32)
@@ -43,7 +66,7 @@ def _largest_kernel(
         start = (tile % tiles_per_row).to(tl.int64) * BLOCK
         mask = columns < inner - start
         residual = _residual(VALUE_ptr, BASE_ptr, row, start, columns, mask, sizes, value_strides, base_strides)
-        largest = tl.maximum(largest, tl.abs(residual))
+        largest = tl.maximum(largest, tl.where(residual == residual, tl.abs(residual), float("inf")))
     tl.store(PARTIALS_ptr + program, tl.max(largest))
 
 
@@ -70,11 +93,31 @@ def _store_scaled_kernel(
         tl.store(slot_at, (residual / scale).to(SLOT_ptr.dtype.element_ty), mask=mask)
 
 
+_launch_flagged = Launcher(_store_flagged_kernel, BLOCK=tile_triton.BLOCK)
 _launch_largest = Launcher(_largest_kernel, BLOCK=tile_triton.BLOCK)
 _launch_store = Launcher(
     _store_scaled_kernel,
     LARGEST=LARGEST, SMALLEST_SCALE=SMALLEST_SCALE, PARTIALS=MOST_PROGRAMS, BLOCK=tile_triton.BLOCK,
 )  # fmt: skip
+
+
+def store_flagged_triton(slot: Tensor, flag: Tensor, value: Tensor, base: Tensor | None) -> None:
+    """`store_flagged` for a non-empty float32, bfloat16 or float16 `value`.
+
+    Operands that share no rows of consecutive elements (say, one of them transposed) are first copied densely.
+    """
+    layout = common_layout(slot, [value] if base is None else [value, base])
+    if layout is None:
+        dense = torch.empty(slot.shape, dtype=slot.dtype, device=slot.device)
+        store_flagged_triton(dense, flag, value.contiguous(), None if base is None else base.contiguous())
+        slot.copy_(dense)
+        return
+    tiles_per_row = -(-layout.inner // tile_triton.BLOCK)
+    _launch_flagged(
+        layout, layout.rows * tiles_per_row, (slot, flag, value, base),
+        slot, flag, value, base,
+        layout.inner, tiles_per_row, layout.sizes, *layout.strides[:2], () if base is None else layout.strides[2],
+    )  # fmt: skip
 
 
 def store_scaled_triton(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | None) -> None:

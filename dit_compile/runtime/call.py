@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..forecast import ForecastError, checked_weights, damped
-from ..kernels.probe import probe
+from ..kernels.probe import probe, residual_of
 from ..policy import StepView, Verdict
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
@@ -221,8 +221,11 @@ class CallStep:
             previous = _previous_probe(decision) if looks else None
         else:
             return
+        if previous is None:
+            decision.residual = residual_of(decision.value, decision.entry)
+            return
         decision.residual, sums = probe(decision.value, decision.entry, previous)
-        if previous is not None and slots.ring:  # nobody waits for it now; the next call looks
+        if slots.ring:  # nobody waits for it now; the next call looks
             slots.measured = Measured(facts.outbox.put([sums]), self._step, self._step - slots.ring[-1].step)
 
     def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:

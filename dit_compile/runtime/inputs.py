@@ -74,7 +74,7 @@ class Call:
     ) -> Call:  # fmt: skip
         """The call whose time, as the model got it, is ``given``; None where the model gets none."""
         if isinstance(given, Tensor):
-            time = float(mean_time(given)) if on_host(given) else None
+            time = float(mean_time(given).item()) if on_host(given) else None
             return cls(frame, moving, given, conditioning, time, context, graph, side)
         return cls(frame, moving, None, conditioning, None if given is None else float(given), context, graph, side)
 
@@ -97,5 +97,5 @@ def mean_time(timestep: Tensor) -> Tensor:
     """One number, shape (), for the times of all samples, tokens or frames: their mean. It falls at every step of
     diffusion forcing, too, where the first frames run ahead; in float64 the mean of equal times is that time."""
     if timestep.numel() == 1:
-        return timestep.reshape(())
+        return timestep if timestep.ndim == 0 else timestep.reshape(())
     return timestep.mean(dtype=torch.float32 if timestep.device.type == "mps" else torch.float64)

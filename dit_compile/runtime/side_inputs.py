@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..kernels.probe import probe
+from ..kernels.probe import probe, residual_of
 from .inputs import Call, Identity
 from .rows import Rows
 
@@ -31,7 +31,7 @@ class SideInputs:
         if self.known is not None:
             self._moving |= self._changed(call)
         self.known = call.side_id
-        self._samples = {i: probe(_sample(call.side[i], rows), None, None)[0] for i in self._moving}
+        self._samples = {i: residual_of(_sample(call.side[i], rows), None) for i in self._moving}
         self.nbytes = sum(tensor.numel() * tensor.element_size() for tensor in self._samples.values())
 
     def compare(self, call: Call, rows: Rows) -> list[Tensor] | None:

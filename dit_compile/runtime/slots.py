@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..kernels.probe import probe
 from ..kernels.storage import FLOAT8, narrower
-from ..kernels.store import store_residual, store_scaled
+from ..kernels.store import store_flagged, store_scaled
 from ..kernels.weighted_sum import weighted_sum
 from .budget import Share
 from .side_inputs import SideInputs
-from .transfer import Outbox, Ticket, total
+from .transfer import Outbox, Ticket
 
 JUMP = 4.0  # ordinary generations stay below it; see benchmarks/jumps.py
 _DTYPES = {"bfloat16": torch.bfloat16, "float8": FLOAT8}
@@ -52,37 +52,33 @@ def _is_scaled(dtype: torch.dtype, setting: str) -> bool:
 class Stored:
     """One value of a snapshot: ``data``, to be multiplied by ``scale`` where there is one (kernels/storage.py).
 
-    ``data`` is contiguous, ``scale`` a float32 tensor of shape () beside it, so that the host reads no number.
+    ``data`` is contiguous, ``scale`` a float32 tensor of shape () beside it, so that the host reads no number; where
+    there is none, ``flag`` is one that tells whether all is finite (kernels/store.py).
     """
 
     data: Tensor
-    scale: Tensor | None = None
+    scale: Tensor | None
+    flag: Tensor
 
     @classmethod
     def room(cls, value: Tensor, setting: str) -> Stored:
         """Uninitialised memory for a tensor like ``value``."""
         data = torch.empty(value.shape, dtype=stored_dtype(value.dtype, setting), device=value.device)
-        scaled = _is_scaled(value.dtype, setting)
-        return cls(data, torch.empty((), dtype=torch.float32, device=value.device) if scaled else None)
+        number = torch.zeros((), dtype=torch.float32, device=value.device)
+        return cls(data, number if _is_scaled(value.dtype, setting) else None, number)
 
-    def write(self, value: Tensor, base: Tensor | None) -> None:
-        """Stores ``value - base``."""
+    def write(self, value: Tensor, base: Tensor | None) -> Tensor:
+        """Stores ``value - base``. Returns a number, shape (), that is finite if all that is stored is."""
         if self.scale is None:
-            store_residual(self.data, value, base)
-        else:
-            store_scaled(self.data, self.scale, value, base)
+            return store_flagged(self.data, self.flag, value, base)
+        store_scaled(self.data, self.scale, value, base)
+        return self.scale
 
     def read(self, dtype: torch.dtype) -> Tensor:
         """The numbers in ``dtype``: a new tensor, unless they are stored so."""
         if self.scale is None:
             return self.data.to(dtype)
         return (self.data.to(torch.float32) * self.scale).to(dtype)
-
-    def total(self) -> Tensor:
-        """A number that is finite if all that is stored is (see ``transfer.total``)."""
-        if self.scale is None:
-            return total(self.data)
-        return total(self.data.to(torch.float32)) + self.scale
 
     def nbytes(self) -> int:
         tensors = [self.data] if self.scale is None else [self.data, self.scale]
@@ -96,6 +92,14 @@ class Snapshot:
     step: int
     values: list[Stored]
     check: Ticket | None = None  # whether they are finite, until that is known
+
+    def room(self) -> list[Stored]:
+        """The memory of this snapshot, for the next one. Where nobody has asked whether this one is finite, its flags
+        may be set."""
+        if self.check is not None:
+            for stored in self.values:
+                stored.flag.zero_()
+        return self.values
 
     def fits(self, values: Sequence[Tensor], setting: str) -> bool:
         """Whether ``values`` would be stored in these dtypes (their shapes are those of the ring)."""
@@ -187,8 +191,10 @@ class Slots:
         that no step of a solver does: latents were replaced, a refining pass began. Over more steps than before, more
         may have changed.
         """
-        usual = max((known for known, _ in self.diffs), default=math.inf)
-        usual *= max(since / max((steps for _, steps in self.diffs), default=since), 1.0)
+        usual, longest = math.inf, since
+        if self.diffs:
+            usual, longest = max([known for known, _ in self.diffs]), max([steps for _, steps in self.diffs])
+        usual *= max(since / longest, 1.0)
         self.diffs.append((diff, since))  # a jump, too: what follows may change as fast
         return diff >= 1 or diff > JUMP * usual or (diff >= 0.5 and diff > JUMP / 2 * usual)
 
@@ -212,16 +218,12 @@ class Slots:
         if self.ring and not self.ring[-1].fits(values, dtype):
             self.ring.clear()
         del self.ring[: max(len(self.ring) - capacity, 0)]
-        if again and self.ring:
-            room = self.ring.pop().values
-        elif len(self.ring) == capacity:
-            room = self.ring.pop(0).values
+        if (again and self.ring) or len(self.ring) == capacity:
+            room = self.ring.pop(-1 if again else 0).room()
         else:
             room = [Stored.room(value, dtype) for value in values]
-        for stored, value, base in zip(room, values, bases, strict=True):
-            stored.write(value, base)
-        check = None if outbox is None else outbox.put([stored.total() for stored in room])
-        self.ring.append(Snapshot(step, room, check))
+        numbers = [stored.write(value, base) for stored, value, base in zip(room, values, bases, strict=True)]
+        self.ring.append(Snapshot(step, room, None if outbox is None else outbox.put(numbers)))
         self.outputs = [Output(value.shape, value.stride(), value.dtype) for value in values]
         self.emptied = "no_snapshot"
 

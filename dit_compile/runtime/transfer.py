@@ -22,7 +22,7 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def on_host(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
+    return tensor.is_cpu
 
 
 class Parcel:
@@ -51,7 +51,7 @@ class Parcel:
             parts.append(tensor.to(torch.float32))
             place += tensor.numel()
         for device, (places, parts) in of_device.items():
-            vector = torch.cat([part.reshape(-1) for part in parts])
+            vector = torch.cat([part.reshape(-1) for part in parts]) if len(parts) > 1 else parts[0].reshape(-1)
             if device.type == "cuda":
                 pinned = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
                 vector = pinned.copy_(vector, non_blocking=True)

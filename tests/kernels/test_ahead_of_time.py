@@ -21,7 +21,12 @@ from triton.compiler import ASTSource
 from dit_compile.kernels import tile_triton
 from dit_compile.kernels.probe_triton import _probe_kernel
 from dit_compile.kernels.storage import LARGEST, SMALLEST_SCALE
-from dit_compile.kernels.store_triton import MOST_PROGRAMS, _largest_kernel, _store_scaled_kernel
+from dit_compile.kernels.store_triton import (
+    MOST_PROGRAMS,
+    _largest_kernel,
+    _store_flagged_kernel,
+    _store_scaled_kernel,
+)
 from dit_compile.kernels.weighted_sum_triton import _weighted_sum_kernel
 
 CUDA = {name: GPUTarget("cuda", arch, 32) for name, arch in (("sm_80", 80), ("sm_90", 90), ("sm_100", 100))}
@@ -114,6 +119,24 @@ def store_source(kernel: Any, dtype: str) -> Source:
     return Source(signature, constants, 2, kernel)
 
 
+def store_flagged_source(dtype: str, stored: str, row_dims: int = 0) -> Source:
+    sizes, strides = rows(row_dims, wide=False)
+    signature: dict[str, Any] = {
+        "SLOT_ptr": f"*{stored}",
+        "FLAG_ptr": "*fp32",
+        "VALUE_ptr": f"*{dtype}",
+        "BASE_ptr": f"*{dtype}",
+        "inner": "i32",
+        "tiles_per_row": "i32",
+        "sizes": sizes,
+        "slot_strides": strides,
+        "value_strides": strides,
+        "base_strides": strides,
+        "BLOCK": "constexpr",
+    }
+    return Source(signature, {"BLOCK": tile_triton.BLOCK}, 2, _store_flagged_kernel)
+
+
 def compile_source(source: Source, target: GPUTarget) -> Any:
     attributes: dict[tuple[int, ...], Any] = {}
 
@@ -139,8 +162,11 @@ SOURCES: dict[str, Callable[[], Source]] = {
     "weighted_sum-bf16-3-no_base": lambda: weighted_sum_source("bf16", 3, base=False),
     "weighted_sum-fp16-2-rows": lambda: weighted_sum_source("fp16", 2, row_dims=1),
     "weighted_sum-fp32-6-wide-rows": lambda: weighted_sum_source("fp32", 6, row_dims=3, wide=True),
+    "store_flagged-bf16": lambda: store_flagged_source("bf16", "bf16"),
+    "store_flagged-fp32-rows": lambda: store_flagged_source("fp32", "fp32", row_dims=1),
 }
-ELSEWHERE = ("probe-bf16", "weighted_sum-bf16-2", "weighted_sum-fp32-6-wide-rows")
+ELSEWHERE = ("probe-bf16", "weighted_sum-bf16-2", "weighted_sum-fp32-6-wide-rows", "store_flagged-bf16")
+ALONE = {"probe": 2, "store_flagged": 1}  # accesses of one number: the two partial sums, the flag
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +190,7 @@ def test_cuda(name: str, target: str, tmp_path: Path) -> None:
     if target == "sm_100" and len(vectors) != (source.loads + 1) * per_operand:
         per_operand //= 2  # Blackwell has 32-byte accesses
     assert len(vectors) == (source.loads + 1) * per_operand, accesses
-    assert len(accesses) - len(vectors) == (2 if "probe" in name else 0), accesses  # the two partial sums
+    assert len(accesses) - len(vectors) == ALONE.get(name.partition("-")[0], 0), accesses
 
     registers, stack = resource_usage(compiled, tmp_path)
     print(f"{name} {target}: {registers} registers, {stack} bytes of stack")

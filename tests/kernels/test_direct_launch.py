@@ -79,7 +79,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
 
 
 def _forget() -> None:
-    assert len(LAUNCHERS) == 4
+    assert len(LAUNCHERS) == 5
     for launcher in LAUNCHERS:
         launcher._known.clear()
         launcher._kernel.device_caches.clear()
@@ -115,6 +115,8 @@ def runs() -> dict[str, Callable[[], object]]:
         "sum of 2, no base": lambda: total(None, [b, c], [2.0, -1.0], d),
         "sum of 3": lambda: total(a, [b, c, d], [1.0, 2.0, 3.0]),
         "sum of float8": lambda: total(a, [eight], [0.5], d, [scale]),
+        "store with a flag": lambda: store_triton.store_flagged_triton(d, scale, a, b),
+        "store with a flag, rows": lambda: store_triton.store_flagged_triton(wide, scale, tail, None),
         "store": lambda: store(eight, scale, a, b),
         "store, no base": lambda: store(eight, scale, a, None),
     }

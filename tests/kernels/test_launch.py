@@ -23,10 +23,16 @@ from triton.runtime.jit import JITFunction
 
 from dit_compile.kernels.probe_triton import _probe_kernel, probe_triton
 from dit_compile.kernels.storage import FLOAT8
-from dit_compile.kernels.store_triton import _largest_kernel, _store_scaled_kernel, store_scaled_triton
+from dit_compile.kernels.store_triton import (
+    _largest_kernel,
+    _store_flagged_kernel,
+    _store_scaled_kernel,
+    store_flagged_triton,
+    store_scaled_triton,
+)
 from dit_compile.kernels.weighted_sum_triton import _weighted_sum_kernel, weighted_sum_triton
 
-KERNELS = (_probe_kernel, _weighted_sum_kernel, _largest_kernel, _store_scaled_kernel)
+KERNELS = (_probe_kernel, _weighted_sum_kernel, _largest_kernel, _store_scaled_kernel, _store_flagged_kernel)
 
 
 class NamedDriver:
@@ -122,3 +128,13 @@ def test_float8(compiled: list[Any]) -> None:
         weighted_sum_triton(base, slots.unbind(), weights, scales=scales)
     assert [variants(kernel) for kernel in (_largest_kernel, _store_scaled_kernel, _weighted_sum_kernel)] == [2, 2, 1]
     assert [wide_accesses(kernel) for kernel in compiled][-1] == (2 + 2, 2)
+
+
+def test_store_flagged(compiled: list[Any]) -> None:
+    value, base, slot = torch.zeros(3, 1, 512, 320, dtype=torch.bfloat16).unbind()
+    store_flagged_triton(slot, torch.zeros(()), value, base)
+    store_flagged_triton(slot, torch.zeros(()), value, None)
+    narrow = torch.zeros(1, 512, 320, dtype=torch.bfloat16)
+    store_flagged_triton(narrow, torch.zeros(()), value.float(), base.float())
+    assert [wide_accesses(kernel) for kernel in compiled] == [(4, 2), (2, 2), (8, 2)]
+    assert variants(_store_flagged_kernel) == 3

@@ -22,7 +22,7 @@ from dit_compile.kernels.layout import collapse  # noqa: E402
 from dit_compile.kernels.library import triton_runs  # noqa: E402
 from dit_compile.kernels.probe import probe, probe_reference  # noqa: E402
 from dit_compile.kernels.storage import FLOAT8  # noqa: E402
-from dit_compile.kernels.store import store_scaled, store_scaled_reference  # noqa: E402
+from dit_compile.kernels.store import store_flagged, store_residual, store_scaled, store_scaled_reference  # noqa: E402
 from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
 
 
@@ -271,6 +271,42 @@ def test_store_scaled_of_exact_numbers() -> None:
     assert torch.equal(slot.float(), codes.float())
     out = weighted_sum(torch.zeros(codes.shape), [slot], [2.0], scales=[scale])
     assert torch.equal(out, codes.float() * 2.0**-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("based", [True, False], ids=["base", "no_base"])
+def test_store_flagged(layout: str, based: bool, dtype: torch.dtype) -> None:
+    value, base, like = make(layout, 3, (2, 5, 300), dtype)
+    slot, expected = (torch.empty_strided(like.shape, like.stride(), dtype=dtype) for _ in range(2))
+    flag = torch.zeros(())
+    assert store_flagged(slot, flag, value, base if based else None) is flag
+    store_residual(expected, value, base if based else None)
+    assert_close(slot, expected, (value, base))
+    assert flag == 0
+    value[1, 3, 77] = float("inf")
+    store_flagged(slot, flag, value, base if based else None)
+    assert flag.isnan()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 2100, 5000])
+def test_the_flag_is_set_if_an_element_is_not_finite(poison: float, place: int) -> None:
+    value, slot, flag = torch.randn(5001), torch.empty(5001), torch.zeros(())
+    value[place] = poison
+    store_flagged(slot, flag, value, None)
+    assert flag.isnan()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 2100, 5000])
+def test_the_scale_is_finite_if_all_elements_are(poison: float, place: int) -> None:
+    value, slot, scale = torch.randn(5001), torch.empty(5001, dtype=FLOAT8), torch.empty(())
+    store_scaled(slot, scale, value, None)
+    assert scale.isfinite()
+    value[place] = poison
+    store_scaled(slot, scale, value, None)
+    assert not scale.isfinite()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
