@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 from .api import process_overrides, reports, table
 from .artifact import Layers, Recorder, activate
 from .compat import current_compilation, dynamo_control_flow, follows_graph_break, is_region, mode_options
+from .compat.workers import start_workers
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_recompile_limit, say_refused
@@ -301,4 +302,5 @@ def _reset() -> None:
 
 dit_cache.reset = _reset  # type: ignore[attr-defined]
 listen(table.bound_run)  # again before each compilation: diffusers may be imported later
+start_workers()
 atexit.register(table.reset)  # the last generation ends, too: its warning or summary would be lost otherwise

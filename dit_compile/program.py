@@ -20,7 +20,9 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule
 
+from .compat.inductor_code import compiled_code
 from .compat.precompile import deserialized, serialized
+from .passes.piece_call import PieceCall, boxed_call
 
 
 class NotPortable(Exception):
@@ -29,9 +31,15 @@ class NotPortable(Exception):
 
 @dataclass(frozen=True)
 class Compiled:
-    """A piece that Inductor has compiled; ``content`` is torch's pickle of it."""
+    """A piece that Inductor has compiled; ``content`` is torch's pickle of it. ``boxed``: called with one list."""
 
     content: bytes
+    boxed: bool
+
+    def run(self) -> Callable[..., Any]:
+        with compiled_code() as found:
+            wrapped = deserialized(self.content)
+        return boxed_call(wrapped, found) if self.boxed else wrapped
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Program:
         """The program as a callable."""
         made: list[Callable[..., Any]] = []
         for part in self.parts:
-            made.append(deserialized(part.content) if isinstance(part, Compiled) else _forward(part, made))
+            made.append(part.run() if isinstance(part, Compiled) else _forward(part, made))
         return made[-1]
 
 
@@ -86,13 +94,14 @@ def _add(program: Program, known: dict[int, int], code: Any) -> int:
 
 
 def _compiled(code: Any) -> Compiled:
-    content = serialized(code)
+    boxed = isinstance(code, PieceCall)
+    content = serialized(code.wrapped if boxed else code)
     if content is None:
         raise NotPortable(
             "torch gives no form of a compiled piece that could be kept; it does with inner=inductor, unless its "
             "caches are switched off or the piece holds what they cannot store"
         )
-    return Compiled(content)
+    return Compiled(content, boxed)
 
 
 def _graph(program: Program, known: dict[int, int], gm: GraphModule) -> Code:
@@ -125,4 +134,6 @@ def _forward(code: Code, made: list[Callable[..., Any]]) -> Callable[..., Any]:
     holder = _Holder()
     for name, value in [*code.values.items(), *((name, made[place]) for name, place in code.parts.items())]:
         setattr(holder, name, value)
+        if isinstance(value, PieceCall):
+            value.places.append((holder, name))
     return types.MethodType(scope["forward"], holder)

@@ -16,6 +16,7 @@ from ..api import reports
 from ..artifact import GraphArtifact
 from ..compat.compiling import graph_break_errors, numbers_as_inputs, region_errors
 from ..compat.precompile import failed_to_record, guarded_key_orders, is_portable
+from ..compat.workers import start_workers
 from ..config import ConfigError
 from ..passes.inline_bodies import RegionMismatch
 from ..runtime.watched import StructureChanged, under_way
@@ -101,6 +102,7 @@ class Target:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._structure:
+            start_workers()  # now the model is on its device, and Dynamo's trace takes longer than their start
             self._look()
         token, looks = under_way.set(self), self._looks
         try:

@@ -354,7 +354,7 @@ else:
     from peft import LoraConfig
     model.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     assert not test_warm.equal(generate(), outputs)
-    assert test_warm.compiled_frames() == 1, test_warm.counters()["frames"]
+    assert test_warm.counters()["frames"]["ok"] == 1
 """
     cache = str(tmp_path / "inductor")
     for first in (True, False):
