@@ -164,8 +164,8 @@ def _target(transformer: torch.nn.Module) -> Target:
     target = getattr(transformer, "_compiled_call_impl", None)
     if not isinstance(target, Target):
         raise ArtifactError(
-            f"{type(transformer).__name__} is not compiled with dit_compile.compile(model); what torch.compile(..., "
-            'backend="dit_cache") compiles is kept by torch itself, where TORCH_CACHING_PRECOMPILE=1 is set'
+            f"{type(transformer).__name__} is not compiled with dit_compile.compile(model): what torch.compile(..., "
+            'backend="dit_cache") compiles cannot be saved'
         )
     return target
 
