@@ -5,6 +5,7 @@
 needs no import of this package. Import it for the shorter way in, statistics and control:
 
     dit_compile.compile(pipe)
+    dit_compile.save(pipe, path), dit_compile.load(pipe, path)
 
     dit_compile.graphs(), dit_compile.stats(), dit_compile.summary(), dit_compile.reset()
     dit_compile.configure(...), dit_compile.session(...)
@@ -12,12 +13,17 @@ needs no import of this package. Import it for the shorter way in, statistics an
 
 from typing import TYPE_CHECKING, Any
 
+from .version import VERSION as __version__
+
 if TYPE_CHECKING:
     from .api import SessionInUse, configure, graphs, reset, session, stats, summary
     from .entry.compile import compile
+    from .entry.warm import ArtifactError, load, save
 
-__version__ = "0.1.0"
-__all__ = ["SessionInUse", "__version__", "compile", "configure", "graphs", "reset", "session", "stats", "summary"]
+__all__ = [
+    "ArtifactError", "SessionInUse", "__version__", "compile", "configure", "graphs", "load", "reset", "save",
+    "session", "stats", "summary",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from .entry.compile import compile
 
         return compile
+    if name in ("ArtifactError", "load", "save"):
+        from .entry import warm
+
+        return getattr(warm, name)
     if name in __all__:
         from . import api
 

@@ -11,17 +11,19 @@ import atexit
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
 from .api import process_overrides, reports, table
-from .compat import counters, current_compilation, dynamo_control_flow, follows_graph_break, is_region, mode_options
+from .artifact import Layers, Recorder, activate
+from .compat import current_compilation, dynamo_control_flow, follows_graph_break, is_region, mode_options
+from .compat.workers import start_workers
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
 from .debug.dump import Dump
-from .debug.messages import forget_warnings, say_compiled, say_recompile_limit, say_refused
+from .debug.messages import forget_warnings, say_recompile_limit, say_refused
 from .debug.report import GraphReport, Watch, describe_plan
 from .passes.batch_rows import find_batch_rows
 from .passes.bind_weights import Bound, drop_inputs, find_weights
@@ -42,15 +44,13 @@ from .passes.plan_region import plan_region
 from .passes.signature import signature
 from .plugins import plugin_names
 from .policy import POLICIES
-from .runtime.cached_graph import CachedGraph, ClockPlaces, Code
+from .runtime.cached_graph import ClockPlaces, Code, no_code
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.rows import RowPlaces
 from .runtime.watched import BoundPlaces, StructureChanged, under_way
 
 log = logging.getLogger("dit_compile")
-
-Layers = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 def dit_cache(
@@ -73,13 +73,37 @@ def dit_cache(
         ConfigError: an unknown or contradictory setting in the environment or in ``options``.
     """
     listen(table.bound_run)
+    layers, patches = read_options(options, mode)
+    config = resolve(*layers, process_overrides())
+    recorder = Recorder(gm, config, patches)
+    with recorder.compiling():
+        return _compile(gm, example_inputs, layers, config, patches, recorder)
+
+
+def read_options(options: Mapping[str, Any] | None, mode: str | None = None) -> tuple[Layers, dict[str, Any]]:
+    """The layers of our settings (environment, options), and those of Inductor, that ``torch.compile`` is given.
+
+    Raises:
+        ConfigError: an unknown or contradictory setting.
+    """
     ours, inductor = split_options(options)
     patches = _inductor_patches(inductor.pop("mode", mode), inductor)
     names = plugin_names(ours)
-    layers = (environment_layer(**names), parse_layer(ours, where="option", **names))
-    config = resolve(*layers, process_overrides())
+    return (environment_layer(**names), parse_layer(ours, where="option", **names)), patches
+
+
+def _compile(
+    gm: GraphModule,
+    example_inputs: Sequence[Any],
+    layers: Layers,
+    config: CacheConfig,
+    patches: Mapping[str, Any],
+    recorder: Recorder,
+) -> Callable[..., Any]:
     if not config.enabled:
-        return compile_graph(gm, config.inner, patches)
+        run = compile_graph(gm, config.inner, patches)
+        recorder.keep(run)
+        return run
     watched = under_way.get()
     if watched is not None and watched.has_changed():  # the trace is of before
         raise StructureChanged
@@ -87,7 +111,7 @@ def dit_cache(
         say_recompile_limit()
         _refuse_training(example_inputs)
         bound = find_weights(gm, watched.name_of) if watched is not None else None
-        code = build(analyse(gm, config), layers, config, patches, bound)
+        code = build(analyse(gm, config), layers, config, patches, recorder, bound)
         if watched is not None and bound is not None:
             drop_inputs(gm, bound)
             watched.cached()
@@ -95,15 +119,16 @@ def dit_cache(
     except Refusal as refusal:
         if watched is not None and any(map(is_region, gm.graph.nodes)):
             raise RegionMismatch(str(refusal)) from refusal  # what runs as it is, is traced as it is
-        reports.add(GraphReport(len(gm.graph.nodes), refusal=str(refusal)))
+        report = GraphReport(len(gm.graph.nodes), refusal=str(refusal))
+        reports.add(report)
         graphs = reports.all()
         hopeless = len(graphs) > 2 and all(report.refusal is not None for report in graphs)
         say_refused(gm, refusal, config.inner, hopeless=hopeless)
     except Exception as error:
         if config.strict or isinstance(error, (ConfigError, RegionMismatch, *dynamo_control_flow())):
             raise
-        _report_failure(gm, error, config)
-    return _compile_uncached(gm, config, patches)
+        report = _report_failure(gm, error, config)
+    return _compile_uncached(gm, config, patches, report, recorder)
 
 
 @dataclass(frozen=True)
@@ -166,6 +191,7 @@ def build(
     layers: Layers,
     config: CacheConfig,
     patches: Mapping[str, Any],
+    recorder: Recorder,
     bound: Bound | None = None,
 ) -> Callable[..., Any]:
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
@@ -185,17 +211,8 @@ def build(
         (signature(analysis.graph, plan), analysis.tap),
         BoundPlaces(*bound) if bound is not None else None,
     )
-    cached = CachedGraph(code, layers, table, process_overrides)
-    reports.add(analysis.report)
-    say_compiled(analysis.report)
-    counters()["dit_cache"]["graphs"] += 1
-    counters()["dit_cache"]["pieces"] += len(pieces)
-    counters()["dit_cache"]["fixed_numbers"] += len(analysis.report.fixed_numbers)
-
-    def forward(*args: Any) -> Any:
-        return cached(*args)
-
-    return forward
+    recorder.keep(top.forward, code=replace(code, forward=no_code), report=analysis.report)
+    return activate(code, analysis.report, layers)
 
 
 def _inductor_patches(mode: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,15 +225,17 @@ def _inductor_patches(mode: str | None, options: Mapping[str, Any]) -> dict[str,
         raise ConfigError(f"mode {mode!r}: {error}") from error
 
 
-def _report_failure(gm: GraphModule, error: Exception, config: CacheConfig) -> None:
+def _report_failure(gm: GraphModule, error: Exception, config: CacheConfig) -> GraphReport:
     """An error in our own code, or in the compilation of a piece: it must not cost the user the model."""
     text = f"an unexpected error, {type(error).__name__}: {error}"
-    reports.add(GraphReport(len(gm.graph.nodes), refusal=text, traceback=traceback.format_exc()))
+    report = GraphReport(len(gm.graph.nodes), refusal=text, traceback=traceback.format_exc())
+    reports.add(report)
     log.exception(
         "dit_cache: this graph is not cached, it runs as with plain %s: an unexpected error. Please report it with "
         "this traceback; DIT_CACHE_STRICT=1 raises it instead",
         config.inner,
     )
+    return report
 
 
 def _refuse_training(example_inputs: Sequence[Any]) -> None:
@@ -246,7 +265,9 @@ def _argument_places(gm: GraphModule) -> dict[Node, int]:
     return {node: i for i, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder")}
 
 
-def _compile_uncached(gm: GraphModule, config: CacheConfig, patches: Mapping[str, Any]) -> Callable[..., Any]:
+def _compile_uncached(
+    gm: GraphModule, config: CacheConfig, patches: Mapping[str, Any], report: GraphReport, recorder: Recorder
+) -> Callable[..., Any]:
     """Compiles ``gm`` as plain Inductor would. Where it is the part of a broken model that gets the time, its callable
     tells the rest; if that fails, the rest is computed at every step."""
     resumed = follows_graph_break()
@@ -258,6 +279,7 @@ def _compile_uncached(gm: GraphModule, config: CacheConfig, patches: Mapping[str
         log.exception("dit_cache: an unexpected error in looking for the time among the inputs of an uncached graph")
         places = None
     run = compile_graph(gm, config.inner, patches)
+    recorder.keep(run, report=report, places=places, resumed=bool(resumed))
     return run if places is None else leaving_inputs(run, places, resumed=bool(resumed))
 
 
@@ -280,4 +302,5 @@ def _reset() -> None:
 
 dit_cache.reset = _reset  # type: ignore[attr-defined]
 listen(table.bound_run)  # again before each compilation: diffusers may be imported later
+start_workers()
 atexit.register(table.reset)  # the last generation ends, too: its warning or summary would be lost otherwise

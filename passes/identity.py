@@ -34,16 +34,16 @@ _PLAIN = (
 class Same:
     """An object that is equal to itself only. Keeps it alive, so that its address names nothing else."""
 
-    __slots__ = ("_object",)
+    __slots__ = ("value",)
 
     def __init__(self, value: object) -> None:
-        self._object = value
+        self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self._object is other._object
+        return isinstance(other, Same) and self.value is other.value
 
     def __hash__(self) -> int:
-        return id(self._object)
+        return id(self.value)
 
 
 def identity(gm: GraphModule, nodes: Iterable[Node], *, exact: bool = True) -> Hashable:

@@ -27,12 +27,12 @@ Boxed = Callable[[list[Any]], Sequence[Any]]
 class PieceCall:
     """A piece before its first call is over. ``wrapped`` is what ``compile_fx`` returned, ``code`` the code inside.
 
-    Called with one list of arguments. Puts its successor into all ``places``: (segment, attribute).
+    Called with one list of arguments. Puts its successor into all ``places``: (what calls it, attribute).
     """
 
     def __init__(self, wrapped: Callable[..., Any], code: InductorCode) -> None:
-        self.places: list[tuple[GraphModule, str]] = []
-        self._wrapped, self._code = wrapped, code
+        self.places: list[tuple[object, str]] = []
+        self.wrapped, self._code = wrapped, code
         self._lock = threading.Lock()
         self._settled: Boxed | None = None
 
@@ -40,7 +40,7 @@ class PieceCall:
         if self._settled is not None:  # in another thread, after this one has looked the attribute up
             return self._settled(args)
         if not self._lock.acquire(blocking=False):
-            result: Sequence[Any] = self._wrapped(*args)
+            result: Sequence[Any] = self.wrapped(*args)
             return result
         try:
             return self._first(args)
@@ -49,9 +49,9 @@ class PieceCall:
 
     def _first(self, args: list[Any]) -> Sequence[Any]:
         with self._code.watched() as seen:
-            outs: Sequence[Any] = self._wrapped(*args)
+            outs: Sequence[Any] = self.wrapped(*args)
         passes_through = len(seen) == 1 and _same(args, seen[0].args) and _same(outs, seen[0].outs)
-        self._settled = self._code.callable() if passes_through else _unboxed(self._wrapped)
+        self._settled = self._code.callable() if passes_through else _unboxed(self.wrapped)
         for segment, name in self.places:
             setattr(segment, name, self._settled)
         return outs
@@ -64,6 +64,11 @@ def piece_call(
     if len(found) != 1 or effects.written or effects.tokens or autocast_is_on():
         return wrapped
     return PieceCall(wrapped, found[0])
+
+
+def boxed_call(wrapped: Callable[..., Any], found: Sequence[InductorCode]) -> Boxed:
+    """The call of a piece for which ``piece_call`` gave a ``PieceCall`` in the process that compiled it."""
+    return PieceCall(wrapped, found[0]) if len(found) == 1 else _unboxed(wrapped)
 
 
 def put_piece(segment: GraphModule, name: str, code: PieceCall | Callable[..., Any]) -> None:

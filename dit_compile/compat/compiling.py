@@ -22,16 +22,18 @@ def compile_function(
     dynamic: bool | None,
     fullgraph: bool,
     strict: bool,
+    package: Any = None,
 ) -> Callable[..., Any]:
     """``torch.compile(function, backend="dit_cache", ...)`` that enters ``around(code)`` whenever Dynamo compiles.
 
     Dynamo asks its callback where no compiled code fits; calls for which there is compiled code do not come there and
     pay nothing. ``strict`` makes a graph break an error, raised before anything has run
     (``torch._dynamo.optimize(error_on_graph_break=...)``, since 2.9). Strict and other functions share compiled code.
+    ``package`` takes what is compiled (see ``precompile``; ``torch._dynamo.optimize(package=...)``, since 2.8).
 
     Without one of the names it is ``torch.compile`` itself: no setting is found, nothing else changes.
     """
-    context = _context(dict(options), dynamic=dynamic, fullgraph=fullgraph, strict=strict)
+    context = _context(dict(options), dynamic=dynamic, fullgraph=fullgraph, strict=strict, package=package)
     if not callable(getattr(context, "callback", None)):
         return torch.compile(function, backend="dit_cache", options=dict(options), dynamic=dynamic, fullgraph=fullgraph)
     context.callback = _Callback(context.callback, around)
@@ -39,19 +41,21 @@ def compile_function(
     return compiled
 
 
-def _context(options: dict[str, Any], *, dynamic: bool | None, fullgraph: bool, strict: bool) -> Any:
+def _context(options: dict[str, Any], *, dynamic: bool | None, fullgraph: bool, strict: bool, package: Any) -> Any:
     """What ``torch.compile`` calls with the function; None where a name is missing."""
     wrapper = getattr(torch, "_TorchCompileWrapper", None)  # since 2.1; compares equal for equal options
     if wrapper is None:
         return None
-    filters = {name: options.pop(name) for name in ("guard_filter_fn",) if name in options}
+    more = {name: options.pop(name) for name in ("guard_filter_fn",) if name in options}
+    if package is not None:
+        more["package"] = package
     try:
         return torch._dynamo.optimize(
             backend=wrapper("dit_cache", None, options, dynamic),
             nopython=fullgraph,
             error_on_graph_break=strict,
             dynamic=dynamic,
-            **filters,
+            **more,
         )
     except TypeError:
         return None

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from ..compat import is_compiled_module
+from ..compat.precompile import can_record
 from ..config import ConfigError, environment_layer, parse_layer, resolve, split_options
 from ..plugins import plugin_names
+from .recording import Recording
 from .target import Target
 
 Model = TypeVar("Model")
@@ -25,6 +27,7 @@ def compile(
     regions: bool = True,
     watch: bool = True,
     switches: bool = True,
+    record: bool = False,
     **settings: Any,
 ) -> Model:
     """Compiles ``model`` with the step cache, in place, and returns it.
@@ -44,6 +47,8 @@ def compile(
             within a generation is noticed when the next one begins. False: Dynamo's guards at every step.
         switches: find the settings of ``torch._dynamo.config`` that the model needs to be traced into one graph, and
             set them while this model is compiled (see ``switches.py``). False leaves them to the user.
+        record: keep what is compiled, so that ``dit_compile.save`` can write it for another process (torch 2.13 on).
+            Dynamo's guards of objects by identity are dropped, as torch drops them where it saves compiled code.
         settings: settings of the cache (``dit-compile env`` lists them): ``preset="fast"``, ``fn=2``.
 
     Raises:
@@ -63,10 +68,13 @@ def compile(
     given = {**(options or {}), **settings}
     if mode is not None:
         given["mode"] = mode
-    for transformer in transformers_of(model):
+    transformers = transformers_of(model)
+    recordings = {cls: Recording(cls) for cls in map(type, transformers)} if record and can_record() else {}
+    for transformer in transformers:
         target = Target(
-            transformer, given, dynamic=dynamic, fullgraph=fullgraph, regions=regions, watch=watch, switches=switches
-        )
+            transformer, given, dynamic=dynamic, fullgraph=fullgraph, regions=regions, watch=watch, switches=switches,
+            recording=recordings.get(type(transformer)),
+        )  # fmt: skip
         target.install()
     return model
 

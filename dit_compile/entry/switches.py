@@ -67,6 +67,7 @@ class Switches:
         name: str,
         simplify: Callable[[Exception], bool] = lambda error: False,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        package: Any = None,
     ) -> None:
         self._function, self._find, self._name, self._simplify = function, find, name, simplify
         self._around = around
@@ -74,7 +75,7 @@ class Switches:
         self._proven: Settings = {}  # those with which something was compiled
         self._codes: set[CodeType] = set()
         self._warm = fullgraph or not find
-        how = partial(compile_function, function, self._compiling, options=options, dynamic=dynamic)
+        how = partial(compile_function, function, self._compiling, options=options, dynamic=dynamic, package=package)
         self._whole = how(fullgraph=fullgraph, strict=True)
         self._parts: Callable[[], Callable[..., Any]] = cache(partial(how, fullgraph=False, strict=False))
         self._fullgraph = fullgraph

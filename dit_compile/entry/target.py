@@ -6,21 +6,26 @@ import inspect
 import itertools
 import logging
 import threading
-import types
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..api import reports
+from ..artifact import GraphArtifact
 from ..compat.compiling import graph_break_errors, numbers_as_inputs, region_errors
+from ..compat.precompile import failed_to_record, guarded_key_orders, is_portable
+from ..compat.workers import start_workers
 from ..config import ConfigError
 from ..passes.inline_bodies import RegionMismatch
 from ..runtime.fork import free_in_child
 from ..runtime.watched import StructureChanged, under_way
+from .call import call_of
+from .fingerprint import Fingerprint, fingerprint
 from .guards import block_paths, find_tensor, name_inside, outside_of, place_inside
+from .recording import Recording, unique_name
 from .regions import mark, repeated_blocks, unmark
 from .structure import Description, Snapshot
 from .switches import Switches
@@ -29,9 +34,15 @@ log = logging.getLogger("dit_compile")
 
 RESTLESS = 3  # generations in a row that begin with another structure
 MOST_STRUCTURES = 4096  # remembered; one that comes back later is compiled again
-_calls: weakref.WeakKeyDictionary[type, Callable[..., Any]] = weakref.WeakKeyDictionary()
-_structures: dict[Hashable, int] = {}
-_numbers = itertools.count()
+_structures: dict[Hashable, str] = {}
+
+
+class SavedStructure(NamedTuple):
+    """``tokens`` are what compiled code calls the kinds of blocks of ``named``; ``moving``: see ``Description.key``."""
+
+    named: Fingerprint
+    tokens: list[str]
+    moving: frozenset[str]
 
 
 class Target:
@@ -51,6 +62,7 @@ class Target:
         regions: bool = True,
         watch: bool = True,
         switches: bool = True,
+        recording: Recording | None = None,
     ) -> None:
         self._model = weakref.ref(model)  # the model holds the target
         self._lock = free_in_child(threading.RLock())
@@ -64,11 +76,25 @@ class Target:
         self._weights: dict[int, tuple[Sequence[str], list[torch.Tensor]]] = {}
         self._looks = self._restless = 0
         self._cached = False
-        options = {**options, "guard_filter_fn": self._filter} if watch else dict(options)
-        self._compiled = Switches(
-            call_of(type(model)), options, dynamic=dynamic, fullgraph=fullgraph, find=switches,
-            name=type(model).__name__, simplify=self._trace_every_block, around=self._with_inputs_for_numbers,
+        self._keys: list[Hashable] = []
+        self._named: dict[Hashable, str] = {}  # how compiled code calls each kind of block
+        self._key_orders: set[Any] = set()  # Dynamo's, of the graph that was compiled last
+        self._tokens: dict[Hashable, str] = {}  # of an earlier process
+        self.options, self.recording = options, recording
+        self.unrecorded = "give dit_compile.compile(..., record=True), which torch 2.13 and later can follow"
+        self._how: dict[str, Any] = dict(
+            dynamic=dynamic, fullgraph=fullgraph, find=switches, name=type(model).__name__,
+            simplify=self._trace_every_block, around=self._with_inputs_for_numbers,
         )  # fmt: skip
+        self._compile()
+
+    def _compile(self) -> None:
+        recording = self.recording
+        options = {**self.options, "guard_filter_fn": self._filter} if self._watch or recording else dict(self.options)
+        if recording is None:
+            self._compiled = Switches(call_of(type(self.model)), options, **self._how)
+        else:
+            self._compiled = Switches(recording.function, options, package=recording.package, **self._how)
 
     def install(self) -> None:
         self.model._compiled_call_impl = self
@@ -81,6 +107,7 @@ class Target:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._structure:
+            start_workers()  # now the model is on its device, and Dynamo's trace takes longer than their start
             self._look()
         token, looks = under_way.set(self), self._looks
         try:
@@ -97,7 +124,20 @@ class Target:
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if 0 < len(args) <= len(self._names):  # by name: what the time is called helps to find it
             args, kwargs = (), {**dict(zip(self._names, args, strict=False)), **kwargs}
+        try:
+            return self._compiled(self._structure, self._model(), *args, **kwargs)
+        except Exception as error:
+            if self.recording is None or not failed_to_record(error):
+                raise
+            self._record_no_more(error)
         return self._compiled(self._structure, self._model(), *args, **kwargs)
+
+    def _record_no_more(self, error: Exception) -> None:
+        """What torch cannot keep is compiled as if nobody had asked to keep it."""
+        reason = " ".join(str(error).split())
+        self.recording, self.unrecorded = None, f"torch cannot keep what it compiled: {reason}"
+        log.warning("dit_cache: %s cannot be saved: %s", type(self.model).__name__, self.unrecorded)
+        self._compile()
 
     def _trace_every_block(self, error: Exception) -> bool:
         """After an ``error`` of tracing: whether there were regions, of which there are none from now on.
@@ -106,7 +146,7 @@ class Target:
         on the values of a tensor.
         """
         of_ours = isinstance(getattr(error, "inner_exception", None), ConfigError | StructureChanged)
-        if of_ours or not self._regions:
+        if of_ours or not self._regions or (self.recording is not None and failed_to_record(error)):
             return False
         self._regions = False
         unmark(self.model)
@@ -127,6 +167,22 @@ class Target:
         if not self._moving:
             return nullcontext()
         return numbers_as_inputs(lambda expression: place_inside(self._paths, expression) in self._moving)
+
+    def structure(self) -> SavedStructure:
+        """What code that was compiled for this model is compared with in another process."""
+        if not self._structure:
+            self._look()
+        named = fingerprint(self.model, self._blocks, self._keys)
+        return SavedStructure(named, list(self._named.values()), self._moving)
+
+    def adopt(self, recording: Recording, saved: SavedStructure) -> None:
+        """Runs what was compiled for a model of the same structure in another process."""
+        self._moving = saved.moving
+        self._look()
+        self._tokens = dict(zip(dict.fromkeys(self._keys), saved.tokens, strict=True))
+        self._structure = ""
+        self.recording = recording
+        self._compile()
 
     def _look(self) -> None:
         """At the structure of the model: marks its blocks, and numbers what they are."""
@@ -151,11 +207,12 @@ class Target:
         self._paths = block_paths(model)
         self._names = () if model._forward_pre_hooks or model._forward_hooks else names_of(model.forward)
         self._snapshot = Snapshot(blocks)
-        keys = [block.key(self._moving) for block in self._blocks]
-        numbers = [_structures.setdefault(key, next(_numbers)) for key in keys]
+        keys = self._keys = [block.key(self._moving) for block in self._blocks]
+        named = (self._tokens.get(key) or _structures.setdefault(key, unique_name()) for key in keys)
+        self._named = dict(zip(keys, named, strict=True))
         while len(_structures) > MOST_STRUCTURES:
             del _structures[next(iter(_structures))]
-        structure = "-".join(map(str, [*numbers, *sorted(self._moving)])) or "no blocks"
+        structure = "-".join([*(self._named[key] for key in keys), *sorted(self._moving)]) or "no blocks"
         self._restless = self._restless + 1 if self._structure not in ("", structure) else 0
         self._structure = structure
         if self._restless >= RESTLESS and self._watch:
@@ -197,6 +254,8 @@ class Target:
 
     def cached(self) -> None:
         self._cached = True
+        if self.recording is not None and self._watch:
+            self._key_orders = guarded_key_orders()
 
     def _filter(self, guards: Sequence[Any]) -> Sequence[bool]:
         """Dynamo asks which guards to keep of the graph that was compiled last."""
@@ -206,9 +265,19 @@ class Target:
             kept = outside_of(self._paths, guards)
             if self._moving:  # Dynamo makes operands of them; until it has, their values are guarded
                 kept = [keep or isinstance(guard.value, float) for keep, guard in zip(kept, guards, strict=True)]
+        if self.recording is not None:
+            kept = [keep and is_portable(guard) for keep, guard in zip(kept, guards, strict=True)]
+            orders = list(self._key_orders)
+            inside = [source for source, keep in zip(orders, outside_of(self._paths, orders), strict=True) if not keep]
+            self._key_orders.difference_update(inside)
+            self._key_orders = set()
         if cached:
             reports.note_guards(len(guards), sum(kept))
         return kept
+
+    def record(self, name: str, artifact: GraphArtifact | str) -> None:
+        if self.recording is not None:
+            self.recording.artifacts[name] = artifact
 
 
 def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -218,22 +287,3 @@ def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
         inspect.signature(function).parameters.values(),
     )
     return tuple(parameter.name for parameter in kinds)
-
-
-def call_of(cls: type) -> Callable[..., Any]:
-    """The function that is compiled for models of class ``cls``.
-
-    Each class has code of its own, and Dynamo keeps compiled code by code object: models of one class share what is
-    compiled, and recompilations of one class do not count towards the limit of another.
-    """
-    known = _calls.get(cls)
-    if known is None:
-        code = _call.__code__.replace(co_name=cls.__name__)
-        known = _calls[cls] = types.FunctionType(code, _call.__globals__, cls.__name__)
-    return known
-
-
-def _call(structure: str, model: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-    if structure:  # read, so that Dynamo guards it: code is shared by models of equal structure alone
-        return model._call_impl(*args, **kwargs)
-    raise AssertionError

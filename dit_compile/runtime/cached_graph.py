@@ -68,6 +68,11 @@ class Code:
     bound: BoundPlaces | None = None
 
 
+def no_code(*args: Any) -> Any:
+    """``Code.forward`` of a graph whose code is kept apart from what is known of it."""
+    raise AssertionError("the code of this graph is kept apart")
+
+
 class Settings(NamedTuple):
     """What the process-wide ``overrides`` and those of a session resolve to."""
 

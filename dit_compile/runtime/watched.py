@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -36,6 +36,9 @@ class Watched(Protocol):
 
     def cached(self) -> None:
         """A graph of it was compiled with the cache."""
+
+    def record(self, name: str, artifact: Any) -> None:
+        """Takes what can be kept of the graph that Dynamo calls ``name``, or a text that says why nothing can be."""
 
 
 under_way: contextvars.ContextVar[Watched | None] = contextvars.ContextVar("dit_cache_under_way", default=None)
