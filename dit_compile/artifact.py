@@ -73,7 +73,11 @@ class GraphArtifact:
         if self.code is not None and self.report is not None:
             compilation = current_compilation()
             frame = compilation.function if compilation is not None else None
-            return activate(replace(self.code, forward=run, frame=frame), self.report, layers)
+            graphed = self.code.graphed
+            if graphed is not None:
+                graphed = graphed.blank()
+                graphed.forward = run
+            return activate(replace(self.code, forward=run, frame=frame, graphed=graphed), self.report, layers)
         if self.report is not None:
             reports.add(self.report)
         return run if self.places is None else leaving_inputs(run, self.places, resumed=self.resumed)

@@ -23,6 +23,8 @@ from torch.fx import GraphModule
 from .compat.inductor_code import compiled_code
 from .compat.precompile import deserialized, serialized
 from .passes.piece_call import PieceCall, boxed_call
+from .runtime.cuda_graphs import GraphedSegment
+from .runtime.segment_graph import SegmentPlace
 
 
 class NotPortable(Exception):
@@ -57,17 +59,28 @@ class Code:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A segment that is recorded as a CUDA graph; ``code`` is the number of the part that it runs."""
+
+    code: int
+    place: SegmentPlace
+
+
 @dataclass
 class Program:
     """``parts`` in the order in which they are made, each after those that it calls; the last one is the whole."""
 
-    parts: list[Code | Compiled] = field(default_factory=list)
+    parts: list[Code | Compiled | Segment] = field(default_factory=list)
 
     def run(self) -> Callable[..., Any]:
         """The program as a callable."""
         made: list[Callable[..., Any]] = []
         for part in self.parts:
-            made.append(part.run() if isinstance(part, Compiled) else _forward(part, made))
+            if isinstance(part, Segment):
+                made.append(GraphedSegment(made[part.code], part.place))
+            else:
+                made.append(part.run() if isinstance(part, Compiled) else _forward(part, made))
         return made[-1]
 
 
@@ -87,7 +100,11 @@ def _add(program: Program, known: dict[int, int], code: Any) -> int:
     owner = getattr(code, "__self__", code)
     place = known.get(id(owner))
     if place is None:
-        part = _graph(program, known, owner) if isinstance(owner, GraphModule) else _compiled(code)
+        part: Code | Compiled | Segment
+        if isinstance(owner, GraphedSegment):
+            part = Segment(_add(program, known, owner.code), owner.place)
+        else:
+            part = _graph(program, known, owner) if isinstance(owner, GraphModule) else _compiled(code)
         place = known[id(owner)] = len(program.parts)
         program.parts.append(part)
     return place
