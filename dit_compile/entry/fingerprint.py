@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from ..passes.identity import Same
-from .structure import Description, unmarked_class
+from .structure import unmarked_class
 
 
 class Fingerprint(NamedTuple):
     """``weights`` of the whole model by name: shape, dtype, kind of device. ``blocks``: each repeated block, in order,
-    with numbers for the different ``kinds``."""
+    with numbers for the different ``kinds``; the last number is of what is outside of blocks."""
 
     model: str
     weights: dict[str, str]
@@ -22,8 +22,8 @@ class Fingerprint(NamedTuple):
     kinds: tuple[Hashable, ...]
 
 
-def fingerprint(model: nn.Module, blocks: list[Description], keys: list[Hashable]) -> Fingerprint:
-    """Of ``model`` with the repeated ``blocks``, which are alike where their ``keys`` are equal."""
+def fingerprint(model: nn.Module, keys: Sequence[Hashable]) -> Fingerprint:
+    """Of ``model``; ``keys`` describe its repeated blocks, and what it has besides."""
     numbers: dict[Hashable, int] = {}
     order = tuple(numbers.setdefault(key, len(numbers)) for key in keys)
     named = [*model.named_parameters(), *model.named_buffers()]
@@ -47,7 +47,7 @@ def difference(saved: Fingerprint, here: Fingerprint) -> str | None:
     for kind, other in zip(saved.kinds, here.kinds, strict=True):
         pair = next(_differences(kind, other), None)
         if pair is not None:
-            return f"in a repeated block {pair[0]} became {pair[1]} (attribute, processor, adapter or hook)"
+            return f"{pair[0]} became {pair[1]} (an attribute, a processor, an adapter or a hook)"
     return None
 
 

@@ -27,10 +27,29 @@ ORIGINAL = "_dit_original"  # attribute of a class that was made of another: see
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_with_kwargs", "_always_called")))
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _CONTAINERS = (dict, list, set)
+_FUNCTIONS = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 _OPAQUE = (
-    type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, functools.partial,
+    *_FUNCTIONS, types.ModuleType,
     Tensor, torch.dtype, torch.device, logging.Logger, OpOverload, OpOverloadPacket,
 )  # fmt: skip
+
+
+def functions_outside(model: nn.Module, blocks: Sequence[nn.Module]) -> Hashable:
+    """Functions, classes and hooks that ``model`` has in attributes of modules outside of ``blocks``.
+
+    Dynamo guards them by identity, which cannot be done in another process.
+    """
+    found: list[Hashable] = []
+    for name, module in model.named_modules(memo=set(blocks)):
+        for attribute, value in vars(module).items():
+            if isinstance(value, _FUNCTIONS):
+                found.append((name, attribute, Same(value)))
+            elif isinstance(value, (Mapping, list, tuple)):
+                items = value.values() if isinstance(value, Mapping) else value
+                inside = tuple([Same(item) for item in items if isinstance(item, _FUNCTIONS)])
+                if inside:
+                    found.append((name, attribute, *inside))
+    return tuple(found)
 
 
 def kinds_of(model: nn.Module, blocks: Sequence[nn.Module]) -> list[Hashable]:

@@ -27,7 +27,7 @@ from .fingerprint import Fingerprint, fingerprint
 from .guards import block_paths, find_tensor, name_inside, outside_of, place_inside
 from .recording import Recording, unique_name
 from .regions import mark, repeated_blocks, unmark
-from .structure import Description, Snapshot
+from .structure import Description, Snapshot, functions_outside
 from .switches import Switches
 
 log = logging.getLogger("dit_compile")
@@ -78,6 +78,8 @@ class Target:
         self._cached = False
         self._keys: list[Hashable] = []
         self._named: dict[Hashable, str] = {}  # how compiled code calls each kind of block
+        self._outside: tuple[Hashable, ...] = ()
+        self._portable = recording is not None
         self._key_orders: set[Any] = set()  # Dynamo's, of the graph that was compiled last
         self._tokens: dict[Hashable, str] = {}  # of an earlier process
         self.options, self.recording = options, recording
@@ -170,9 +172,10 @@ class Target:
 
     def structure(self) -> SavedStructure:
         """What code that was compiled for this model is compared with in another process."""
-        if not self._structure:
+        if not self._structure or not self._portable:
+            self._portable = True
             self._look()
-        named = fingerprint(self.model, self._blocks, self._keys)
+        named = fingerprint(self.model, self._keys)
         return SavedStructure(named, list(self._named.values()), self._moving)
 
     def adopt(self, recording: Recording, saved: SavedStructure) -> None:
@@ -207,7 +210,8 @@ class Target:
         self._paths = block_paths(model)
         self._names = () if model._forward_pre_hooks or model._forward_hooks else names_of(model.forward)
         self._snapshot = Snapshot(blocks)
-        keys = self._keys = [block.key(self._moving) for block in self._blocks]
+        self._outside = self._functions_outside()
+        keys = self._keys = [*(block.key(self._moving) for block in self._blocks), *self._outside]
         named = (self._tokens.get(key) or _structures.setdefault(key, unique_name()) for key in keys)
         self._named = dict(zip(keys, named, strict=True))
         while len(_structures) > MOST_STRUCTURES:
@@ -224,9 +228,16 @@ class Target:
                 RESTLESS,
             )
 
+    def _functions_outside(self) -> tuple[Hashable, ...]:
+        """What guards that cannot be kept would watch, if code is kept."""
+        if not self._portable:
+            return ()
+        blocks = [block for blocks in repeated_blocks(self.model) for block in blocks]
+        return (functions_outside(self.model, blocks),)
+
     def has_changed(self) -> bool:
         self._cached = False
-        if self._snapshot is None or not self._snapshot.differs():
+        if self._snapshot is None or not (self._snapshot.differs() or self._functions_outside() != self._outside):
             return False
         with self._lock:
             before = self._structure

@@ -127,7 +127,10 @@ def _load(model: Any, path: Path) -> None:
     for target, (number, saved) in zip(targets, content["models"], strict=True):
         different = difference(saved.named, target.structure().named)
         if different:
-            raise ArtifactError(f"{path} was made for another model: {different}. Save it again with this one")
+            raise ArtifactError(
+                f"{path} was made for another model: {different}. Load it when the model has its device, dtype "
+                "and adapters, or save it again with this one"
+            )
         entry, artifacts = content["recordings"][number]
         layers, patches = read_options(target.options)
         _check_settings(path, artifacts, settings_key(resolve(*layers, process_overrides()), patches))

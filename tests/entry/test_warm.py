@@ -36,6 +36,17 @@ class Broken(toys.Toy):
         return self.tail(self.region(self.blocks[0](h, temb), temb), temb)
 
 
+class Activated(toys.Toy):
+    """A function that is an attribute of the model, outside of its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation = torch.nn.functional.silu
+
+    def forward(self, x, t):
+        return super().forward(self.activation(x), t)
+
+
 class Wider(toys.Toy):
     def forward(self, x, t):
         return super().forward(x, t) * 2
@@ -159,7 +170,7 @@ REFUSED = {
     "depth": (with_model(lambda: toys.build(toys.Toy, depth=5)), "not there here"),
     "class": (with_model(lambda: toys.build(Wider)), "it is a toys.Toy, and this is a .*Wider"),
     "hook": (with_model(lambda: hooked(toys.build(toys.Toy))), "other blocks of it are alike"),
-    "attribute": (with_model(lambda: scaled(toys.build(toys.Toy))), "in a repeated block"),
+    "attribute": (with_model(lambda: scaled(toys.build(toys.Toy))), r"0.25|became"),
     "number of models": (
         lambda path: dit_compile.load(dit_compile.compile(pipeline(), **SETTINGS), path), "1 models, and 2 are"
     ),
@@ -276,6 +287,30 @@ def test_broken_graph(tmp_path):
     generation(model)
     with pytest.raises(dit_compile.ArtifactError, match=r"torch broke its graph.*\(forward, torch_dynamo_resume"):
         dit_compile.save(model, tmp_path / "file")
+
+
+def test_functions_outside_of_blocks(tmp_path, monkeypatch):
+    model = dit_compile.compile(toys.build(Activated), record=True, **{**SETTINGS, "residual_diff_threshold": 0})
+    generation(model)
+    dit_compile.save(model, tmp_path / "file")
+    changed = toys.build(Activated)
+    changed.activation = model.activation = torch.relu
+    assert equal(generation(model), generation(changed))
+    next_process(monkeypatch)
+    with pytest.raises(dit_compile.ArtifactError, match=r"silu became .*relu"):
+        dit_compile.load(dit_compile.compile(changed, **SETTINGS), tmp_path / "file")
+    model = dit_compile.compile(toys.build(Activated), **{**SETTINGS, "residual_diff_threshold": 0})
+    dit_compile.load(model, tmp_path / "file")
+    generation(model)
+    assert compiled_frames() == 0
+    model.activation = torch.relu
+    assert equal(generation(model), generation(toys_with_relu()))
+
+
+def toys_with_relu():
+    model = toys.build(Activated)
+    model.activation = torch.relu
+    return model
 
 
 @pytest.mark.parametrize("change", [hooked, scaled])
