@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,13 +80,19 @@ def compiled_frames():
     return counters()["frames"]["total"]
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """(file, outputs of the model that was saved)"""
-    model = build()
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    model, path = build(), tmp_path_factory.mktemp("saved") / "toy.dit"
     outputs = generation(model)
-    dit_compile.save(model, tmp_path / "toy.dit")
-    return tmp_path / "toy.dit", outputs
+    dit_compile.save(model, path)
+    return path, outputs
+
+
+@pytest.fixture
+def saved(original, tmp_path):
+    """(file, outputs of the model that was saved)"""
+    shutil.copy(original[0], tmp_path)
+    return tmp_path / "toy.dit", original[1]
 
 
 def test_nothing_is_compiled_after_loading(saved, monkeypatch):
