@@ -60,13 +60,15 @@ def summary(module: torch.nn.Module | None = None) -> None:
 
 
 def reset(module: torch.nn.Module | None = None) -> None:
-    """Forgets the state of ``module`` (None: of every module), so that the next call begins a generation.
+    """Forgets the state of ``module`` (None: of every module), so that the next call begins a generation, and frees
+    its CUDA graphs.
 
     Statistics stay.
     """
     _check_module(module)
     owners = set(table.owners(module))
     table.reset(lambda owner, session: owner in owners)
+    table.free_graphs(owners)
 
 
 def _runtime(knobs: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class GraphArtifact:
         run = self.program.run()
         if self.code is not None and self.report is not None:
             compilation = current_compilation()
+            if self.code.graphed is not None:
+                self.code.graphed.wrap_all(getattr(run, "__self__", None))
             frame = compilation.function if compilation is not None else None
             return activate(replace(self.code, forward=run, frame=frame), self.report, layers)
         if self.report is not None:

@@ -32,6 +32,7 @@ from .passes.check_peers import check_peers
 from .passes.clock_inputs import find_clock_inputs
 from .passes.effects import Effects, effects_of
 from .passes.extract import duplicate
+from .passes.facts import fake, is_static_input
 from .passes.find_blocks import find_blocks
 from .passes.inline_bodies import RegionMismatch
 from .passes.insert_guard import insert_guard
@@ -41,13 +42,17 @@ from .passes.numbers import FIXED
 from .passes.outline import Outliner
 from .passes.plan import BatchRows, Plan, Refusal
 from .passes.plan_region import plan_region
+from .passes.segment_operands import segment_operands
 from .passes.signature import signature
 from .plugins import plugin_names
 from .policy import POLICIES
 from .runtime.cached_graph import ClockPlaces, Code, no_code
+from .runtime.cuda_graphs import GraphedCode
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
+from .runtime.recorder import RECORDERS
 from .runtime.rows import RowPlaces
+from .runtime.segment_graph import SegmentPlace
 from .runtime.watched import BoundPlaces, StructureChanged, under_way
 
 log = logging.getLogger("dit_compile")
@@ -196,7 +201,9 @@ def build(
 ) -> Callable[..., Any]:
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
     pieces, plan = analysis.outliner.pieces, analysis.plan
-    top = lower(analysis.top, pieces, analysis.effects, config.inner, patches)
+    graphed = _graphed_code(analysis, config, patches)
+    wrap = {} if graphed is None else {"wrap": graphed.wrap}
+    top = lower(analysis.top, pieces, analysis.effects, config.inner, patches, **wrap)
     rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes, r.whole) for r in analysis.rows)
     mains = tuple(region.main for region in plan.regions)
     compilation = current_compilation()
@@ -210,9 +217,25 @@ def build(
         compilation.function if compilation is not None else None,
         (signature(analysis.graph, plan), analysis.tap),
         BoundPlaces(*bound) if bound is not None else None,
+        graphed,
     )
     recorder.keep(top.forward, code=replace(code, forward=no_code), report=analysis.report)
     return activate(code, analysis.report, layers)
+
+
+def _graphed_code(analysis: Analysis, config: CacheConfig, patches: Mapping[str, Any]) -> GraphedCode | None:
+    """What records the segments as CUDA graphs; None where settings or the device rule that out."""
+    inputs = [node for node in analysis.graph.graph.nodes if node.op == "placeholder"]
+    tensors = [value for node in inputs if isinstance(value := fake(node), torch.Tensor)]
+    if config.cuda_graphs == "off" or not tensors or tensors[0].device.type not in RECORDERS:
+        return None
+    asked = config.cuda_graphs == "on" or bool(patches.get("triton.cudagraphs"))
+    segments = segment_operands(analysis.top, analysis.effects)
+    places = [
+        SegmentPlace(i, one.name, one.weights, one.others, one.skippable, one.refusal) for i, one in enumerate(segments)
+    ]
+    others = [i for i, node in enumerate(inputs) if not is_static_input(node)]
+    return GraphedCode(places, tuple(others), tensors[0].device, measure=not asked)
 
 
 def _inductor_patches(mode: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,6 +318,7 @@ def _inputs_for_later_parts(gm: GraphModule) -> Places | None:
 def _reset() -> None:
     """``torch.compiler.reset()`` comes here: compiled pieces go with Dynamo's cache, state goes with this."""
     table.reset()
+    table.free_graphs(table.owners(None))
     table.forget_warnings()
     reports.clear()
     forget_warnings()

@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from .compat.inductor_code import compiled_code
 from .compat.precompile import deserialized, serialized
 from .passes.piece_call import PieceCall, boxed_call
+from .runtime.cuda_graphs import without_graph
 
 
 class NotPortable(Exception):
@@ -117,7 +118,7 @@ def _graph(program: Program, known: dict[int, int], gm: GraphModule) -> Code:
         if isinstance(value, Tensor) or not callable(value):
             values[name] = value
         else:
-            parts[name] = _add(program, known, value)
+            parts[name] = _add(program, known, without_graph(value))
     code = gm.graph.python_code(root_module="self")
     modules = {name: one.__name__ for name, one in code.globals.items() if isinstance(one, types.ModuleType)}
     objects = {name: one for name, one in code.globals.items() if name not in modules}

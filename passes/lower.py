@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch.fx import GraphModule
 
 from ..compat import compile_with_aot_eager, compile_with_inductor, numbers_are_operands, without_dynamo_wrapper
@@ -16,8 +14,6 @@ from .effects import Effects
 from .facts import fake
 from .piece_call import PieceCall, piece_call, put_piece
 
-log = logging.getLogger("dit_compile.lower")
-
 
 def lower(
     top: GraphModule,
@@ -25,21 +21,17 @@ def lower(
     effects: Mapping[str, Effects],
     inner: str,
     patches: Mapping[str, Any],
+    wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] = lambda name, code: code,
 ) -> GraphModule:
     """Compiles every unique piece once and puts the code into each segment of ``top`` (in place).
 
-    ``patches`` are Inductor's settings as the user has given them. CUDA graphs are left off, with a warning: a captured
-    graph keeps its outputs in a memory pool that the next call overwrites, while a cache lives on what the last call
-    left behind.
+    ``patches`` are Inductor's settings as the user has given them. Inductor's own CUDA graphs are left off: they would
+    be one for each piece. ``wrap`` makes what is called of each segment's name and code.
 
     Pieces and segments become plain callables: the way through ``nn.Module.__call__`` takes as long as a small kernel.
     """
     if patches.get("triton.cudagraphs"):
         patches = {**patches, "triton.cudagraphs": False}
-        if torch.cuda.is_available():
-            log.warning(
-                "mode or options ask for CUDA graphs, which dit_cache does not capture: the pieces are compiled without"
-            )
     if "TORCHINDUCTOR_SIZE_ASSERTS" not in os.environ:
         # Dynamo's guards check what enters the graph and the pieces fit each other by construction. Checking every
         # argument of every piece again takes 2-3 us each, more than all else that cutting the graph costs.
@@ -51,7 +43,7 @@ def lower(
             for piece in [piece for piece, _ in segment.named_children() if piece in code]:
                 put_piece(segment, piece, code[piece])
             segment.recompile()
-            put_piece(top, name, segment.forward)
+            put_piece(top, name, wrap(name, segment.forward))
     top.recompile()
     return top
 

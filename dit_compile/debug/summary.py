@@ -77,6 +77,7 @@ def _print_one(stats: GenerationStats, console: Console) -> None:
         f"saved      {_saved(stats)}; snapshots and probes hold {format_bytes(stats.bytes_held)}",
         *([f"memory     {_capped(stats)}"] if stats.capped else []),
         f"host       waited {stats.host_reads} times for a number; {stats.clock}",
+        *([f"CUDA       graphs for {stats.cuda_graphs}"] if stats.cuda_graphs else []),
     ]
     hint = zero_hit_hint(stats)
     console.print("\n".join([*lines, *([f"hint       {hint}"] if hint else [])]), highlight=False, markup=False)

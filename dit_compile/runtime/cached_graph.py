@@ -15,6 +15,7 @@ from ..config import CacheConfig, ConfigError, resolve
 from ..forecast import FORECASTERS, Forecaster
 from ..policy import POLICIES, Policy
 from .call import CallStep
+from .cuda_graphs import GraphedCode
 from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
 from .inputs import Call
@@ -55,6 +56,7 @@ class Code:
     ``tap`` is what its guards measure. ``rows`` says for each region how rows are taken from its operands, or why they
     cannot be. ``frame`` numbers the function that Dynamo took the graph from; graphs of one function with equal
     ``signature`` share snapshots. None: a graph of its own. ``bound`` are weights that a call does not pass.
+    ``graphed`` runs ``forward`` with CUDA graphs, where they can be used.
     """
 
     forward: Callable[..., Any]
@@ -66,6 +68,7 @@ class Code:
     frame: int | None = None
     signature: object = None
     bound: BoundPlaces | None = None
+    graphed: GraphedCode | None = None
 
 
 def no_code(*args: Any) -> Any:
@@ -100,7 +103,7 @@ class CachedGraph:
         self._frame = code.frame if code.frame is not None else -1 - self.number
         self._info = GraphInfo(self._frame, rows, code.mains, code.signature)
         self._warned = self._timeless = False
-        self._forward = code.forward
+        self._forward, self._graphed = code.forward, code.graphed
         self._places = code.places
         self._bound = code.bound if code.bound is not None and code.bound.names else None
         self._complete = _merger(self._bound) if self._bound is not None else None
@@ -126,7 +129,13 @@ class CachedGraph:
                 "give each request a name of its own, with dit_compile.session(name)"
             )
         try:
-            return self._forward(self._begin(args, state, owner, session), *args)
+            step = self._begin(args, state, owner, session)
+            if self._graphed is None:
+                return self._forward(step, *args)
+            results, used = self._graphed.run(self._table.graphs(owner), self._forward, step, args)
+            if (generation := step.facts.state.generation) is not None:
+                generation.cuda_graphs = used
+            return results
         except BaseException:
             self._table.forget(owner, session.name)  # a half-done step must not be continued
             raise

@@ -13,6 +13,7 @@ from ..config import CacheConfig
 from ..forecast import Forecaster, ForecastError, wanted_snapshots
 from ..policy import Policy, StepView, Verdict
 from .budget import Share
+from .cuda_graphs import room_in_graph, without_graph
 from .inputs import Call
 from .rows import RowPlaces, Rows, made, rows_like, take
 from .slots import Slots, snapshot_bytes
@@ -93,7 +94,7 @@ class RegionCall:
         device = decisions[0].value.device
         computing = [decision for decision in decisions if not decision.reuse]
         if not computing:
-            outputs = self._all_reuse(bases, device)
+            outputs = self._all_reuse(region, bases, device)
         elif len(computing) == len(decisions):
             outputs = self._all_compute(region, operands, bases, device)
         else:
@@ -114,11 +115,11 @@ class RegionCall:
             self._computed(decision, mine, _of(decision, bases) if parts > 1 else bases, watch, parts)
         return outputs
 
-    def _all_reuse(self, bases: Bases, device: torch.device) -> Sequence[Tensor]:
+    def _all_reuse(self, region: Callable[..., Any], bases: Bases, device: torch.device) -> Sequence[Tensor]:
         decisions = self.decisions
         watch = stopwatch(device, self.facts.config)
         if len(decisions) == 1:
-            outputs = self._forecast(decisions[0], bases, None)
+            outputs = self._forecast(decisions[0], bases, room_in_graph(region, decisions[0].slots.outputs))
         else:
             outputs = decisions[0].slots.room(decisions[0].rows.batch)
             for decision in decisions:
@@ -139,7 +140,7 @@ class RegionCall:
         assert self.places is not None
         rows = [decision.rows for decision in computing]
         watch = stopwatch(device, self.facts.config)
-        results = region(*take(operands, self.places, rows))
+        results = without_graph(region)(*take(operands, self.places, rows))
         outputs = [rows_like(tensor, rows[0].batch) for tensor in results]
         for decision, place in zip(computing, made(self.places, rows), strict=True):
             mine = [place.of(tensor) for tensor in results]

@@ -82,7 +82,8 @@ class GenerationStats:
     ``bytes_held`` are the bytes of snapshots and probes that the generation holds at present (or held when it ended),
     ``capped`` counts computed steps that for ``max_bytes`` kept fewer snapshots than the forecaster weighs,
     ``bytes_wanted`` is what the module would then have held over all sessions without it.
-    ``host_reads`` counts how often the host waited for a number, ``clock`` says how generations are told apart.
+    ``host_reads`` counts how often the host waited for a number, ``clock`` says how generations are told apart,
+    ``cuda_graphs`` which segments were replayed at the last call and why others were not (empty: none could be).
     """
 
     module: str
@@ -94,6 +95,7 @@ class GenerationStats:
     capped: int = 0
     bytes_wanted: int = 0
     host_reads: int = 0
+    cuda_graphs: str = ""
     ended: bool = False
     _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
 
@@ -176,5 +178,6 @@ class GenerationStats:
             "capped": self.capped,
             "bytes_wanted": self.bytes_wanted,
             "host_reads": self.host_reads,
+            "cuda_graphs": self.cuda_graphs,
             "steps": steps,
         }

@@ -7,12 +7,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from .clock import Position
+from .cuda_graphs import ModuleGraphs
 from .diffusers_hook import Announced, Run, run_under_way
 from .fork import free_in_child, tell_in_child
 from .inputs import Call
@@ -103,6 +104,18 @@ class SideTable:
                 state = self._states.setdefault((owner, session), state)
         return state
 
+    def graphs(self, owner: Owner) -> ModuleGraphs:
+        """The CUDA graphs of a module; they go with it."""
+        graphs = owner.graphs
+        if graphs is None:
+            graphs = owner.graphs = ModuleGraphs(self._say)
+        return graphs
+
+    def free_graphs(self, owners: Iterable[Owner]) -> None:
+        """Frees the CUDA graphs of these modules and their memory; those of a call under way when it ends."""
+        for owner in owners:
+            owner.graphs = None
+
     def label(self, owner: Owner, name: str) -> str:
         """``name`` for the first module that is called so, ``name #2`` for the second (experts are of one class)."""
         label = self._labels.get(owner)
@@ -190,4 +203,5 @@ class SideTable:
             states = [state for (one, _), state in list(self._states.items()) if one is owner]
             brief = bool(states) and all(state.clock.step <= 0 for state in states)
             self._brief[owner.graph] = self._brief.get(owner.graph, 0) + 1 if brief else 0
+        owner.graphs = None  # a graph may remember the owner of its last call
         self.reset(lambda one, session: one is owner)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
+from .cuda_graphs import ModuleGraphs
 from .stats import GenerationStats
 
 HISTORY = 64  # generations remembered per module
@@ -59,6 +60,7 @@ class Owner:
     graph: int
     history: deque[GenerationStats] = field(default_factory=lambda: deque(maxlen=HISTORY))
     budget: Budget = field(default_factory=Budget)
+    graphs: ModuleGraphs | None = None
     models: weakref.WeakKeyDictionary[torch.nn.Module, bool] = field(default_factory=weakref.WeakKeyDictionary)
 
     def is_part_of(self, model: torch.nn.Module) -> bool:

@@ -134,7 +134,7 @@ def test_a_dead_model_leaves_nothing_behind():
     "given", [{"mode": "reduce-overhead"}, {"options": {"mode": "max-autotune", "fn": 1}}], ids=str
 )
 def test_pieces_are_compiled_without_cuda_graphs(given, monkeypatch):
-    """A captured graph's outputs are overwritten by its next call; snapshots must outlive it."""
+    """Segments are recorded as a whole (runtime/cuda_graphs.py), not each piece by Inductor."""
     from dit_compile.passes import lower
 
     seen = []

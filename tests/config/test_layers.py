@@ -59,6 +59,7 @@ def test_defaults() -> None:
         "scope": "chain",
         "dump": None,
         "pieces": "block",
+        "cuda_graphs": "auto",
         "inner": "inductor",
         "snapshot_dtype": "model",
         "max_bytes": None,
@@ -198,7 +199,8 @@ def test_runtime_layers_keep_the_structure_and_merge(layers: list[dict[str, Any]
 
 
 def test_structure() -> None:
-    assert {"fn", "bn", "scope", "pieces", "inner", "dump", "strict", "probe", "teacache_tap"} == STRUCTURE
+    named = {"fn", "bn", "scope", "pieces", "cuda_graphs", "inner", "dump", "strict", "probe", "teacache_tap"}
+    assert named == STRUCTURE
     for name in STRUCTURE:
         with pytest.raises(ConfigError) as caught:
             session(**{name: 2})
