@@ -49,11 +49,11 @@ class Recording:
             later.poison()
         for result, output in zip(results, self.outputs, strict=True):
             if isinstance(result, Tensor) and result is not output and address(result) != address(output):
-                output.copy_(result)
+                output.data.copy_(result)  # a replay counts as no write
 
     def poison(self):
         for tensor in self._made:
-            tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
+            tensor.data.fill_(float("nan") if tensor.is_floating_point() else 1)
 
 
 class StandIn:
