@@ -519,3 +519,26 @@ def test_without_a_recorder_nothing_changes(caplog):
     caplog.set_level(logging.DEBUG, "dit_compile")
     assert compare(build(Toy), plain_calls()).cuda_graphs == ""
     assert messages(caplog) == []
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_through_the_other_entry(stand_in):
+    """Weights that a call does not pass; FLUX's blocks, rotary tables and prompts."""
+    from tiny_models import FLUX
+
+    results = []
+    for graphs in ("off", "on"):
+        torch._dynamo.reset()
+        model = FLUX.build()
+        dit_compile.compile(model, inner="eager", cuda_graphs=graphs, **GUARDED)
+        inputs = FLUX.inputs()
+        outputs = []
+        for step in range(STEPS):
+            inputs["hidden_states"] = inputs["hidden_states"] * 0.99
+            inputs["timestep"] = torch.full((1,), 1 - 0.01 * step)
+            outputs.append(model(**inputs)[0])
+        results.append(outputs)
+    assert all(map(torch.equal, *results))
+    assert dit_compile.stats(model)[-1].cuda_graphs == ALL
+    assert dit_compile.stats(model)[-1].reused > 2
