@@ -542,3 +542,21 @@ def test_through_the_other_entry(stand_in):
     assert all(map(torch.equal, *results))
     assert dit_compile.stats(model)[-1].cuda_graphs == ALL
     assert dit_compile.stats(model)[-1].reused > 2
+
+
+def test_a_loaded_graph_is_recorded_too():
+    """What a saved graph is made of holds no code; its segments are wrapped where they are loaded."""
+    import pickle
+    from types import SimpleNamespace
+
+    from dit_compile.runtime.cuda_graphs import GraphedCode, GraphedSegment, without_graph
+    from dit_compile.runtime.segment_graph import SegmentPlace
+
+    place = SegmentPlace(0, "front", (0,), (1,), False, None)
+    code = pickle.loads(pickle.dumps(GraphedCode([place], (1,), torch.device("cpu"), measure=True)))
+    graph = SimpleNamespace(front=max)
+    code.wrap_all(graph)
+    assert isinstance(graph.front, GraphedSegment)
+    assert graph.front.place == place
+    assert without_graph(graph.front) is max
+    assert graph.front(1, 2) == 2
