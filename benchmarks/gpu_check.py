@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import torch
@@ -26,6 +27,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # _cases.py, overhead.py, ...: scripts beside this one, not part of the package
 
+import _speed  # noqa: E402
 import _stored  # noqa: E402
 from _cases import DEVICE, LAYOUTS, SHAPES, ULP, check_case, check_huge, within_an_ulp  # noqa: E402
 from _timing import device_seconds, host_seconds  # noqa: E402
@@ -35,6 +37,7 @@ from dit_compile.kernels.store import store_residual  # noqa: E402
 from dit_compile.kernels.weighted_sum import weighted_sum, weighted_sum_reference  # noqa: E402
 
 GOAL = 0.9  # of a device copy's bandwidth
+LIMIT = 480  # seconds that all sections should take
 
 console = Console()
 Section = Callable[[], tuple[Any, bool]]
@@ -135,40 +138,14 @@ def cuda_graph() -> tuple[Any, bool]:
     return {"agrees": fine}, fine
 
 
-def step_ratios() -> tuple[Any, bool]:
-    """Computed and cached steps against plain Inductor (benchmarks/overhead.py), cut into blocks and with all skipped
-    blocks as one piece; the goals count at the medium size, cut into blocks."""
-    overhead = importlib.import_module("overhead")
-    results = {}
-    sizes = (("bundled", 64, torch.float32), ("medium", 4096, torch.bfloat16))
-    for (size, tokens, dtype), pieces in itertools.product(sizes, ("block", "segment")):
-        torch._dynamo.reset()  # three backends per round would run into its limit of recompilations
-        model = overhead.build(size, DEVICE).to(dtype)
-        name = size if pieces == "block" else f"{size}, one piece"
-        results[name] = overhead.measure(DEVICE, model, tokens=tokens, steps=14, repeats=5, pieces=pieces)
-        console.print(name)
-        overhead.print_table(results[name])
-    return results, all(results["medium"]["as_called"][name] <= goal for name, goal in overhead.GOALS.items())
-
-
 def full_size() -> tuple[Any, bool]:
     """FLUX.1-dev's size with random weights (full_size.py); fine when every variant ran and ours is first."""
     full = importlib.import_module("full_size")
-    result = full.measure(full.Size(), DEVICE, console=console)
+    result = full.measure(full.Size(repeats=2), DEVICE, console=console)
     console.print(full.table_of(result))
     variants = result["variants"]
     complete = len(variants) == 5 and all("error" not in row for row in variants.values())
     return result, complete and variants["dit_cache"] is min(variants.values(), key=lambda row: row["median_seconds"])
-
-
-def demo() -> tuple[Any, bool]:
-    """The bundled model, end to end; fine when steps were reused and the pictures stayed close."""
-    from dit_compile.demo.run import run_demo
-    from dit_compile.demo.table import demo_table
-
-    result, _ = run_demo(device=DEVICE)
-    console.print(demo_table(result))
-    return result.as_data(), result.reuse.reused > 0 and result.cached.median_psnr > 40
 
 
 def sweep() -> tuple[Any, bool]:
@@ -204,8 +181,9 @@ SECTIONS: dict[str, Section] = {
     "bandwidth": bandwidth,
     "stored": _stored.correctness,
     "stored_bandwidth": _stored.bandwidth,
-    "step_ratios": step_ratios,
-    "demo": demo,
+    "steps": _speed.steps,
+    "demo": _speed.demo,
+    "first_picture": _speed.first_picture,
     "full_size": full_size,
 }
 
@@ -235,6 +213,9 @@ def main(
         report["sections"][name] = _run(section)
         out.parent.mkdir(parents=True, exist_ok=True)  # written after every section: a crash keeps what was found
         out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    seconds = {name: section["seconds"] for name, section in report["sections"].items()}
+    slowest = ", ".join(f"{name} {seconds[name]:.0f}" for name in sorted(seconds, key=seconds.__getitem__)[:-4:-1])
+    console.print(f"{sum(seconds.values()):.0f} s in all, most of it in {slowest} (all sections: {LIMIT} s)")
     failed = [name for name, section in report["sections"].items() if not section["ok"]]
     console.rule()
     console.print(f"[red]not met: {', '.join(failed)}[/red]" if failed else "[green]every goal met[/green]", f"({out})")
@@ -242,15 +223,16 @@ def main(
 
 
 def _run(section: Section) -> dict[str, Any]:
+    begin = perf_counter()
     try:
         result, ok = section()
         torch.cuda.synchronize()
     except Exception as error:  # recorded: one broken section must not cost the others their GPU time
         console.print(f"[red]{type(error).__name__}: {error}[/red]", highlight=False)
-        return {"ok": False, "error": traceback.format_exc()}
+        return {"ok": False, "seconds": perf_counter() - begin, "error": traceback.format_exc()}
     finally:
         torch.cuda.empty_cache()
-    return {"ok": ok, "result": result}
+    return {"ok": ok, "seconds": perf_counter() - begin, "result": result}
 
 
 def _environment() -> dict[str, Any]:

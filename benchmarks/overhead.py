@@ -114,8 +114,10 @@ def measure(
     repeats: int = 7,
     tokens: int = 64,
     pieces: str = "block",
+    cuda_graphs: str = "auto",
 ) -> dict[str, Any]:
-    """Seconds per step of the four variants and their two ratios (medians); ``pieces`` is the setting of that name."""
+    """Seconds per step of the four variants and their ratios (medians); ``pieces`` and ``cuda_graphs`` are the settings
+    of these names."""
     from torch._inductor.compile_fx import compile_fx
 
     import dit_compile
@@ -127,7 +129,9 @@ def measure(
     inputs = inputs_of(transformer, batch, device, dtype, tokens)
     plain = Timed(transformer, compile_fx, device)
     short = Timed(transformer, front_and_tail, device)
-    cached = Timed(transformer, dit_cache, device, options={"warmup_steps": 0, "pieces": pieces})
+    cached = Timed(
+        transformer, dit_cache, device, options={"warmup_steps": 0, "pieces": pieces, "cuda_graphs": cuda_graphs}
+    )
     computing = {"residual_diff_threshold": 0.0}
     reusing = {"residual_diff_threshold": 0.999, "max_continuous_cached_steps": -1}
     runs: dict[str, Callable[[], Times]] = {
@@ -139,9 +143,11 @@ def measure(
     for run in runs.values():
         run()  # compiles
     settings = {"batch": batch, "tokens": tokens, "steps": steps, "repeats": repeats, "pieces": pieces}
+    settings["cuda_graphs"] = cuda_graphs
     result: dict[str, Any] = settings | {"goals": GOALS}
     result |= _compare(runs, repeats)
-    reused = dit_compile.stats(transformer)[-1].reused
+    last = dit_compile.stats(transformer)[-1]
+    reused, result["cuda_graphs_used"] = last.reused, last.cuda_graphs
     if reused < steps - 2:
         raise RuntimeError(f"only {reused} of {steps} steps were reused: the cached figures would mean nothing")
     return result
@@ -192,6 +198,7 @@ def _compare(runs: dict[str, Callable[[], Times]], repeats: int) -> dict[str, An
             "seconds_per_step": median,
             "quartiles": {name: statistics.quantiles(values, n=4) for name, values in seconds.items()},
             "computed_vs_plain": median["computed"] / median["plain"],
+            "cached_vs_plain": median["cached"] / median["plain"],
             "cached_vs_front_and_tail": median["cached"] / median["front_and_tail"],
         }
     return result

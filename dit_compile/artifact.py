@@ -72,12 +72,10 @@ class GraphArtifact:
         run = self.program.run()
         if self.code is not None and self.report is not None:
             compilation = current_compilation()
+            if self.code.graphed is not None:
+                self.code.graphed.wrap_all(getattr(run, "__self__", None))
             frame = compilation.function if compilation is not None else None
-            graphed = self.code.graphed
-            if graphed is not None:
-                graphed = graphed.blank()
-                graphed.forward = run
-            return activate(replace(self.code, forward=run, frame=frame, graphed=graphed), self.report, layers)
+            return activate(replace(self.code, forward=run, frame=frame), self.report, layers)
         if self.report is not None:
             reports.add(self.report)
         return run if self.places is None else leaving_inputs(run, self.places, resumed=self.resumed)

@@ -204,8 +204,6 @@ def build(
     graphed = _graphed_code(analysis, config, patches)
     wrap = {} if graphed is None else {"wrap": graphed.wrap}
     top = lower(analysis.top, pieces, analysis.effects, config.inner, patches, **wrap)
-    if graphed is not None:
-        graphed.forward = top.forward
     rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes, r.whole) for r in analysis.rows)
     mains = tuple(region.main for region in plan.regions)
     compilation = current_compilation()
@@ -221,8 +219,7 @@ def build(
         BoundPlaces(*bound) if bound is not None else None,
         graphed,
     )
-    kept = replace(code, forward=no_code, graphed=graphed.blank() if graphed is not None else None)
-    recorder.keep(top.forward, code=kept, report=analysis.report)
+    recorder.keep(top.forward, code=replace(code, forward=no_code), report=analysis.report)
     return activate(code, analysis.report, layers)
 
 

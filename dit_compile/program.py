@@ -23,8 +23,7 @@ from torch.fx import GraphModule
 from .compat.inductor_code import compiled_code
 from .compat.precompile import deserialized, serialized
 from .passes.piece_call import PieceCall, boxed_call
-from .runtime.cuda_graphs import GraphedSegment
-from .runtime.segment_graph import SegmentPlace
+from .runtime.cuda_graphs import without_graph
 
 
 class NotPortable(Exception):
@@ -59,28 +58,17 @@ class Code:
     values: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A segment that is recorded as a CUDA graph; ``code`` is the number of the part that it runs."""
-
-    code: int
-    place: SegmentPlace
-
-
 @dataclass
 class Program:
     """``parts`` in the order in which they are made, each after those that it calls; the last one is the whole."""
 
-    parts: list[Code | Compiled | Segment] = field(default_factory=list)
+    parts: list[Code | Compiled] = field(default_factory=list)
 
     def run(self) -> Callable[..., Any]:
         """The program as a callable."""
         made: list[Callable[..., Any]] = []
         for part in self.parts:
-            if isinstance(part, Segment):
-                made.append(GraphedSegment(made[part.code], part.place))
-            else:
-                made.append(part.run() if isinstance(part, Compiled) else _forward(part, made))
+            made.append(part.run() if isinstance(part, Compiled) else _forward(part, made))
         return made[-1]
 
 
@@ -100,11 +88,7 @@ def _add(program: Program, known: dict[int, int], code: Any) -> int:
     owner = getattr(code, "__self__", code)
     place = known.get(id(owner))
     if place is None:
-        part: Code | Compiled | Segment
-        if isinstance(owner, GraphedSegment):
-            part = Segment(_add(program, known, owner.code), owner.place)
-        else:
-            part = _graph(program, known, owner) if isinstance(owner, GraphModule) else _compiled(code)
+        part = _graph(program, known, owner) if isinstance(owner, GraphModule) else _compiled(code)
         place = known[id(owner)] = len(program.parts)
         program.parts.append(part)
     return place
@@ -134,7 +118,7 @@ def _graph(program: Program, known: dict[int, int], gm: GraphModule) -> Code:
         if isinstance(value, Tensor) or not callable(value):
             values[name] = value
         else:
-            parts[name] = _add(program, known, value)
+            parts[name] = _add(program, known, without_graph(value))
     code = gm.graph.python_code(root_module="self")
     modules = {name: one.__name__ for name, one in code.globals.items() if isinstance(one, types.ModuleType)}
     objects = {name: one for name, one in code.globals.items() if name not in modules}

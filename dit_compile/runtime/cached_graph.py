@@ -132,7 +132,7 @@ class CachedGraph:
             step = self._begin(args, state, owner, session)
             if self._graphed is None:
                 return self._forward(step, *args)
-            results, used = self._graphed.run(self._table.graphs(owner), step, args)
+            results, used = self._graphed.run(self._table.graphs(owner), self._forward, step, args)
             if (generation := step.facts.state.generation) is not None:
                 generation.cuda_graphs = used
             return results

@@ -246,10 +246,8 @@ class GraphedCode:
     """A top-level graph whose segments are recorded.
 
     ``places`` are its segments in the order in which they run, ``others`` the places of its inputs that are no weights.
-    ``measure``: only what is short on the device is recorded. ``forward`` is set when the graph is compiled.
+    ``measure``: only what is short on the device is recorded. Holds no code, so that it can be pickled.
     """
-
-    forward: Callable[..., Any]
 
     def __init__(
         self, places: Sequence[SegmentPlace], others: tuple[int, ...], device: torch.device, *, measure: bool
@@ -261,24 +259,27 @@ class GraphedCode:
         """What the top-level graph calls in place of ``code``, the segment ``name``."""
         return GraphedSegment(code, self._by_name[name])
 
-    def blank(self) -> GraphedCode:
-        """The same without ``forward``."""
-        return GraphedCode(self.places, self.others, self.device, measure=self.measure)
+    def wrap_all(self, graph: object) -> None:
+        """The same for all segments, attributes of ``graph``, which was loaded."""
+        for place in self.places:
+            setattr(graph, place.name, GraphedSegment(getattr(graph, place.name), place))
 
-    def run(self, module: ModuleGraphs, step: object, args: Sequence[Any]) -> Ran:
+    def run(
+        self, module: ModuleGraphs, forward: Callable[..., Any], step: object, args: Sequence[Any]
+    ) -> Ran:  # fmt: skip
         """``forward(step, *args)``; tensors among the results are the caller's to keep."""
         if not module.busy.acquire(blocking=False):
             module.say(("cuda_graphs", "busy"), f"dit_cache: {TWO_AT_ONCE}")
-            return Ran(self.forward(step, *args), f"no segment: {TWO_AT_ONCE}")
+            return Ran(forward(step, *args), f"no segment: {TWO_AT_ONCE}")
         try:
             graphs = module.of(self, args)
             if graphs is None:
-                return Ran(self.forward(step, *args), f"no segment: {TOO_MANY}")
+                return Ran(forward(step, *args), f"no segment: {TOO_MANY}")
             if not graphs.recorder.enter():
-                return Ran(self.forward(step, *args), "no segment: the stream was being captured")
+                return Ran(forward(step, *args), "no segment: the stream was being captured")
             before, _here.graphs = _here.graphs, graphs
             try:
-                results = graphs.owned(self.forward(step, *args))
+                results = graphs.owned(forward(step, *args))
             finally:
                 _here.graphs = before
             return Ran(results, graphs.text)

@@ -519,3 +519,44 @@ def test_without_a_recorder_nothing_changes(caplog):
     caplog.set_level(logging.DEBUG, "dit_compile")
     assert compare(build(Toy), plain_calls()).cuda_graphs == ""
     assert messages(caplog) == []
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_through_the_other_entry(stand_in):
+    """Weights that a call does not pass; FLUX's blocks, rotary tables and prompts."""
+    from tiny_models import FLUX
+
+    results = []
+    for graphs in ("off", "on"):
+        torch._dynamo.reset()
+        model = FLUX.build()
+        dit_compile.compile(model, inner="eager", cuda_graphs=graphs, **GUARDED)
+        inputs = FLUX.inputs()
+        outputs = []
+        for step in range(STEPS):
+            inputs["hidden_states"] = inputs["hidden_states"] * 0.99
+            inputs["timestep"] = torch.full((1,), 1 - 0.01 * step)
+            outputs.append(model(**inputs)[0])
+        results.append(outputs)
+    assert all(map(torch.equal, *results))
+    assert dit_compile.stats(model)[-1].cuda_graphs == ALL
+    assert dit_compile.stats(model)[-1].reused > 2
+
+
+def test_a_loaded_graph_is_recorded_too():
+    """What a saved graph is made of holds no code; its segments are wrapped where they are loaded."""
+    import pickle
+    from types import SimpleNamespace
+
+    from dit_compile.runtime.cuda_graphs import GraphedCode, GraphedSegment, without_graph
+    from dit_compile.runtime.segment_graph import SegmentPlace
+
+    place = SegmentPlace(0, "front", (0,), (1,), False, None)
+    code = pickle.loads(pickle.dumps(GraphedCode([place], (1,), torch.device("cpu"), measure=True)))
+    graph = SimpleNamespace(front=max)
+    code.wrap_all(graph)
+    assert isinstance(graph.front, GraphedSegment)
+    assert graph.front.place == place
+    assert without_graph(graph.front) is max
+    assert graph.front(1, 2) == 2
