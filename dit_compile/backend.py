@@ -230,6 +230,8 @@ def _graphed_code(analysis: Analysis, config: CacheConfig, patches: Mapping[str,
     if config.cuda_graphs == "off" or not tensors or tensors[0].device.type not in RECORDERS:
         return None
     asked = config.cuda_graphs == "on" or bool(patches.get("triton.cudagraphs"))
+    if config.cuda_graphs == "mode" and not asked:
+        return None
     segments = segment_operands(analysis.top, analysis.effects)
     places = [
         SegmentPlace(i, one.name, one.weights, one.others, one.skippable, one.refusal) for i, one in enumerate(segments)

@@ -110,9 +110,9 @@ class CacheConfig:
     pieces: str = _knob("block", choice("block", "segment"),
         "block: blocks that are alike are compiled once; segment: all skipped blocks are one piece of code, which "
         "takes longer to compile and spares the host, for small models on fast GPUs", structure=True)
-    cuda_graphs: str = _knob("auto", choice("auto", "on", "off"),
-        "record front, region and tail as CUDA graphs; auto: with mode=reduce-overhead or max-autotune, and where the "
-        "first steps show that the device waits for the host", structure=True)
+    cuda_graphs: str = _knob("mode", choice("mode", "auto", "on", "off"),
+        "record front, region and tail as CUDA graphs. mode: where mode or options of torch.compile ask for CUDA "
+        "graphs; auto: also where the device waits for the host, as measured in the first steps", structure=True)
     inner: str = _knob("inductor", choice("inductor", "aot_eager", "eager"),
         "what compiles the pieces of the graph", structure=True)
     strict: bool = _knob(False, FLAG,

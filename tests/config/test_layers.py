@@ -59,7 +59,7 @@ def test_defaults() -> None:
         "scope": "chain",
         "dump": None,
         "pieces": "block",
-        "cuda_graphs": "auto",
+        "cuda_graphs": "mode",
         "inner": "inductor",
         "snapshot_dtype": "model",
         "max_bytes": None,
