@@ -4,8 +4,8 @@ presets.
     python benchmarks/quality_lagged.py --prompts 8
 
 Writes benchmarks/results/quality_lagged.json: of each preset, number of steps and mode the steps reused per
-picture, the cost in full steps and the PSNR against the uncached pictures of the same seeds. The bundled model, guidance 1, one
-thread; about a minute for 8 prompts on an idle core.
+picture, the cost in full steps and the PSNR against the uncached pictures of the same seeds. The bundled model,
+guidance 1, one thread.
 """
 
 from __future__ import annotations

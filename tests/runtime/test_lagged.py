@@ -126,10 +126,14 @@ def test_nan_is_left_at_the_next_step():
 
 
 def test_replaced_latents_end_history_one_step_late():
-    model = compile_toy(build(Toy), **{**LAGGED, "max_continuous_cached_steps": -1})
+    model = compile_toy(
+        build(Toy),
+        num_steps=len(SLOW),
+        **LAGGED | {"residual_diff_threshold": 0.999, "max_continuous_cached_steps": -1},
+    )
     generate(model, 1, times=SLOW, change=lambda step, x: 30 * latents(seed=9) if step == 4 else x)
     steps = dit_compile.stats(model)[-1].steps
-    assert steps[3].action == "reuse"
+    assert steps[4].action == "reuse"  # with num_steps nothing compares latents: that is what lagged gives up
     assert [step.action for step in steps[5:7]] == ["compute", "compute"]
 
 
