@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +12,7 @@ from quality_grid import CHOOSING, FEWER, FORECASTS, HELD_OUT, LIMITS, OURS, PEE
 from quality_sums import Point, at_cost, choose
 
 DOCS = Path(__file__).parents[1] / "docs"
+LAGGED = Path(__file__).parent / "results" / "quality_lagged.json"
 PAGE, PLOT = DOCS / "quality.md", DOCS / "images" / "quality.png"
 Ways = Mapping[str, Mapping[str, Any]]
 
@@ -65,6 +67,16 @@ PAIRS_TEXT = """\
 Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
 points. The last step changes the picture most: whoever reuses it loses several decibels, which a guard notices and a
 count does not. Without a forecast (`reuse`) no policy is worth its blocks here.
+
+{rows}"""
+
+LAGGED_TEXT = """\
+## Decisions without waiting
+
+`decision="lagged"` decides a step by what the step before has measured, carried on as if it grew evenly, so the host
+waits for no difference; what has not arrived is computed, and a change is noticed one step late. The first {prompts}
+of the prompts held out, guidance 1, at the same thresholds; exact and lagged, PSNR in dB and steps reused.
+`python benchmarks/quality_lagged.py` draws them.
 
 {rows}"""
 
@@ -157,6 +169,20 @@ def figure_rows(ways: Ways) -> Iterable[list[str]]:
         yield from (cells for _, cells in sorted(rows))
 
 
+def lagged_rows(rows: Sequence[Mapping[str, Any]]) -> Iterable[list[str]]:
+    """Each preset and number of steps: steps reused and PSNR, exact and lagged."""
+    for exact, lagged in zip(rows[::2], rows[1::2], strict=True):
+        pair = (exact, lagged)
+        reused, psnrs = [f"{row['reused']:.1f}" for row in pair], [f"{row['psnr']:.1f}" for row in pair]
+        yield [f"`{exact['preset']}`", str(exact["steps"]), *reused, *psnrs]
+
+
+def lagged_section(result: Mapping[str, Any]) -> str:
+    """What benchmarks/quality_lagged.py measured."""
+    header = ["preset", "steps", "reused, exact", "reused, lagged", "PSNR, exact", "PSNR, lagged"]
+    return LAGGED_TEXT.format(prompts=result["prompts"], rows=table(header, lagged_rows(result["rows"])))
+
+
 def page(data: Mapping[str, Any]) -> str:
     """The text of docs/quality.md."""
     ways = data["ways"]
@@ -179,6 +205,7 @@ def page(data: Mapping[str, Any]) -> str:
         count=len(SCREEN.prompts),
         rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways)),
     )
+    lagged = lagged_section(json.loads(LAGGED.read_text()))
     scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]
     all_figures = FIGURES_TEXT.format(rows=table(["", *scenes], figure_rows(ways)))
-    return "\n".join([INTRODUCTION.format(**facts, **counts, **rounds), presets, pairs, all_figures])
+    return "\n".join([INTRODUCTION.format(**facts, **counts, **rounds), presets, pairs, lagged, all_figures])

@@ -130,6 +130,9 @@ class CacheConfig:
     max_accumulated_diff: float = _knob(-1, number(-1, real=True),
         "sum of differences since the last computed step that dbcache allows; -1 unlimited",
         peer="max_accumulated_residual_diff_threshold")
+    decision: str = _knob("exact", choice("exact", "lagged"),
+        "exact: a policy that measures waits for the number at every step; lagged: it goes by what the step before has "
+        "measured, without waiting, for small models on fast GPUs; what has not arrived by then is computed")
     cfg_decision: str = _knob("separate", choice("separate", "shared"),
         "shared: the first branch of a step decides for all", peer="cfg_diff_compute_separate")
     batch_decision: str = _knob("one", choice("one", "halves", "rows"),

@@ -31,6 +31,7 @@ REASONS = {
     "threshold": "the probe changed too much",
     "kept": "keep_blocks names the block",
     "not_measured": "no difference has been measured yet",
+    "not_arrived": "what the last step has measured was not there yet, and decision=lagged does not wait",
     "input_changed": "an input besides the latents changed too much",
     "absent": "its branch missed a step",
     "memory_cap": "max_bytes leaves no room for a snapshot",

@@ -18,7 +18,9 @@ class StepView:
     ``index`` counts the steps of the generation from 0. ``cached`` counts the steps reused so far, ``run`` those reused
     in a row just before this one. ``region`` is the number of the region among ``regions``. ``memory`` is the policy's
     own: numbers that it wants to keep until the generation ends, for this region and branch. ``since`` counts the steps
-    since the last computed one.
+    since the last computed one. ``expected`` is the difference that a decision without waiting goes by: what the last
+    step has measured, carried on as if it grew evenly (None: not known); ``mean`` is the mean of what it has measured
+    in all regions.
     """
 
     index: int
@@ -28,6 +30,8 @@ class StepView:
     regions: int = 1
     memory: dict[str, float] = field(default_factory=dict)
     since: int = 1
+    expected: float | None = None
+    mean: float = 0.0
 
 
 class Verdict(NamedTuple):
@@ -41,9 +45,9 @@ class Policy(ABC):
     """Decides between computing and reusing a region.
 
     ``before`` sees no data. It returns a verdict, or None when it wants to know how much the probe has changed; only
-    then does the host wait for the device, and ``after`` gets that number. A policy whose ``before`` always answers
-    sets ``needs_probe = False``, so that no probe is measured or kept. Values come from the configuration at every
-    call, never from the constructor: they may change while a generation runs.
+    then does the host wait for the device, unless decision=lagged, and ``after`` gets that number. A policy whose
+    ``before`` always answers sets ``needs_probe = False``, so that no probe is measured or kept. Values come from the
+    configuration at every call, never from the constructor: they may change while a generation runs.
 
     Verdicts to reuse are overruled by the runtime where there is nothing to reuse (``no_snapshot``), or where shapes
     (``shape_changed``) or the difference (``non_finite``) forbid it.
@@ -53,7 +57,7 @@ class Policy(ABC):
     reference: ClassVar[str] = "computed"  # what a tap is compared with: the last "computed" or the "previous" step
     watches_change: ClassVar[bool] = False  # whether ``learn`` is wanted
     ends_history: ClassVar[bool] = False  # whether a difference out of family ends history (Slots.is_jump)
-    lagged: ClassVar[bool] = False  # whether differences are read one step after they were measured, see ``before``
+    lagged: ClassVar[bool] = False  # whether ``before`` decides by ``expected``, also with decision=exact
 
     def tap(self, config: CacheConfig) -> str:
         """What is measured, chosen when the graph is compiled.
@@ -73,13 +77,11 @@ class Policy(ABC):
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         """The verdict without looking at data, or None.
 
-        Of a ``lagged`` policy, ``step.memory`` holds what the last step has measured, read for all regions in one
-        transfer: ``diff``, ``span``, the steps between the two values that were compared, and ``mean``, the mean of all
-        regions' ``diff``. It may put the difference that it expects into ``estimate``, for the statistics.
+        A ``lagged`` policy goes by ``step.expected`` and ``step.mean``, read for all regions in one transfer.
         """
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
-        """``diff`` is finite: mean|tap - reference| / mean|reference|."""
+        """``diff`` is finite: mean|tap - reference| / mean|reference|, with decision=lagged the one expected."""
         raise TypeError(f"{type(self).__name__}.before asked for the difference (it returned None), but has no after()")
 
     def learn(self, step: StepView, config: CacheConfig, change: float) -> None:  # noqa: B027 - most have no use for it

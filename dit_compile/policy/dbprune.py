@@ -30,8 +30,6 @@ class DBPrune(Policy):
         return "hidden"
 
     def before(self, step: StepView, config: CacheConfig) -> Verdict:
-        memory = step.memory
-        memory.pop("estimate", None)
         verdict = forced(step, config)
         if verdict is not None:
             return verdict
@@ -39,10 +37,9 @@ class DBPrune(Policy):
             return Verdict(False, "kept")
         if config.residual_diff_threshold <= 0:
             return Verdict(False, "threshold_off")
-        if "diff" not in memory:
+        if step.expected is None:
             return Verdict(False, "not_measured")
-        memory["estimate"] = memory["diff"] * step.since / memory["span"]
-        hit = memory["estimate"] < _threshold(config, memory["mean"])
+        hit = step.expected < _threshold(config, step.mean)
         return Verdict(hit, "hit" if hit else "threshold")
 
 

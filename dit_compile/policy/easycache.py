@@ -30,7 +30,8 @@ class EasyCache(Policy):
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
         memory = step.memory
-        memory["moved"] = memory.get("moved", 0.0) + diff  # of the input, since the last computed step
+        known = memory.get("moved", 0.0) if step.run else 0.0
+        memory["moved"] = known + diff  # of the input, since the last computed step
         verdict = forced(step, config)
         if verdict is None and "rate" not in memory:
             verdict = Verdict(False, "no_snapshot")
@@ -38,10 +39,10 @@ class EasyCache(Policy):
             hit = memory["rate"] * memory["moved"] < config.residual_diff_threshold
             verdict = Verdict(hit, "hit" if hit else "threshold")
         if not verdict.reuse:
-            memory["span"], memory["moved"] = memory["moved"], 0.0
+            memory["span"] = memory["moved"]
         return verdict
 
     def learn(self, step: StepView, config: CacheConfig, change: float) -> None:
-        span = step.memory.get("span", 0.0)
+        span = step.memory.pop("span", 0.0)
         if span > 0:
             step.memory["rate"] = change / span

@@ -27,15 +27,13 @@ class TeaCache(Policy):
         return config.teacache_tap
 
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
-        verdict = forced(step, config)
-        if verdict is not None:
-            step.memory["sum"] = 0.0
-        return verdict
+        return forced(step, config)
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
-        total = step.memory.get("sum", 0.0) + max(polynomial(config.teacache_polynomial, diff), 0.0)
+        known = step.memory.get("sum", 0.0) if step.run else 0.0
+        total = known + max(polynomial(config.teacache_polynomial, diff), 0.0)
         hit = total < config.residual_diff_threshold
-        step.memory["sum"] = total if hit else 0.0
+        step.memory["sum"] = total
         return Verdict(hit, "hit" if hit else "threshold")
 
 

@@ -179,7 +179,9 @@ class CachedGraph:
         if told is not None and told() is None:  # the pipeline's loop is gone, and did not say so: it was aborted
             state.release()
             state.clock.told = told = None
-        blind = not (policy.measures(config) or config.num_steps is not None or told is not None)
+        never_waits = config.decision == "lagged" and (policy.lagged or policy.measures(config))
+        lags = policy.lagged or never_waits
+        blind = not ((policy.measures(config) and not lags) or config.num_steps is not None or told is not None)
         main, state = state, state_of(state, call, blind=blind)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
         begins = position.new_generation or state.generation is None
@@ -204,7 +206,9 @@ class CachedGraph:
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])
-        facts = CallFacts(self._info, state, position.branch, config, policy, forecaster, call, numbers, outbox)
+        facts = CallFacts(
+            self._info, state, position.branch, config, policy, forecaster, call, numbers, outbox, lags, never_waits
+        )
         return CallStep(facts)
 
     def _call(self, args: Sequence[Any], state: ModuleState, owner: Owner) -> Call:

@@ -14,10 +14,12 @@ from torch import Tensor
 from ..forecast import ForecastError, checked_weights, damped
 from ..kernels.probe import probe, residual_of
 from ..policy import StepView, Verdict
+from .arrivals import learn, look_at_last_step, sees_jumps, take_measured
+from .measured import Measured
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import SideInputs, relative_change
-from .slots import Measured, Slots
+from .slots import Slots
 from .state import SharedDiff
 from .stats import GenerationStats
 
@@ -29,14 +31,15 @@ class CallStep:
     """The ``step`` that the top-level graph is called with."""
 
     facts: CallFacts
+    mean: float = 0.0  # of the differences that the last step has measured, where decisions lag
 
     def guard(self, region: int, entry: Tensor | None, value: Tensor) -> RegionCall:
         """Decides about ``region``; ``value - entry`` is the effect of its front blocks."""
         self._look_at_state()
         facts = self.facts
         config, places = facts.config, facts.graph.rows[region]
-        if facts.policy.lagged and region == 0 and config.enabled:
-            facts.state.tell_measured(facts.graph.frame, facts.branch)
+        if facts.lags and region == 0 and config.enabled:
+            self.mean = look_at_last_step(facts)
         divided = config.batch_decision != "one" and places is not None and config.enabled
         rows: Sequence[Rows] = row_groups(config.batch_decision, value.shape[0]) if divided else (WHOLE,)
         decisions = [self._begin(region, number, part, entry, value) for number, part in enumerate(rows)]
@@ -60,8 +63,7 @@ class CallStep:
         """The rows that decide together, with their verdict if it needs no number from the device."""
         facts = self.facts
         place = (facts.graph.frame, region, facts.branch, number)
-        slots = facts.state.slots.get(place)
-        if slots is None:  # not setdefault: it would make a new one at every call
+        if (slots := facts.state.slots.get(place)) is None:  # not setdefault: it would make a new one at every call
             slots = facts.state.slots[place] = Slots()
         if rows is not WHOLE:
             value, entry = rows.of(value), rows.of(entry) if entry is not None else None
@@ -84,32 +86,36 @@ class CallStep:
             value, entry = value[..., ::every], entry[..., ::every] if entry is not None else None
         decision = Decision(region, number, rows, slots, key, value, entry)
         decision.verdict = self._verdict_without_data(decision)
-        if facts.policy.lagged:
-            decision.diff = slots.memory.get("estimate")
+        if facts.policy.lagged and slots.ring:
+            decision.diff = decision.view.expected
         return decision
 
     def _verdict_without_data(self, decision: Decision) -> Verdict | None:
         """The verdict, or None when it needs a number from the device."""
-        slots, policy = decision.slots, self.facts.policy
-        if slots.measured is not None:
-            self._look_for_jump(slots, wait=False)
+        slots, policy, lags = decision.slots, self.facts.policy, self.facts.lags
+        if not lags and slots.measured.pending:
+            take_measured(self.facts, slots, wait=False)
         if not slots.ring:
             return Verdict(False, slots.emptied)
         decision.view = StepView(
             self._step, slots.cached, slots.run, decision.region, len(self.facts.graph.rows), slots.memory,
             self._step - slots.ring[-1].step,
+            slots.measured.expected(self._step, self._since(slots)) if lags else None, self.mean,
         )  # fmt: skip
-        if slots.change is not None and not self._learn(decision):
+        if slots.change is not None and not learn(self.facts, decision):
             return self._non_finite(slots)
-        if policy.lagged and not math.isfinite(slots.memory.get("diff", 0.0)):
+        if lags and slots.measured.last is not None and not math.isfinite(slots.measured.last.diff):
             return self._non_finite(slots)
         verdict = self._ask(policy.before, decision.view, self.facts.config)
-        if slots.measured is not None and (verdict is None or verdict.reuse):
-            self._look_for_jump(slots, wait=True)
+        if not lags and slots.measured.pending and (verdict is None or verdict.reuse):
+            take_measured(self.facts, slots, wait=True)
         if self._step < slots.warm_from:
             return Verdict(False, "warmup")
-        if verdict is None:
+        if verdict is None and (slots.probe is None or not lags):
             return None if slots.probe is not None else Verdict(False, "no_snapshot")
+        verdict = verdict or self._verdict_expected(decision)
+        if verdict.reuse and self.facts.never_waits and (unknown := slots.unknown(self.facts.call)):
+            return Verdict(False, unknown)
         clock = self.facts.state.clock
         if verdict.reuse and clock.pending and not clock.is_certain():
             step = self._step
@@ -117,6 +123,20 @@ class CallStep:
             if self._step != step:
                 return self._verdict_without_data(decision)
         return self._checked(decision, verdict)
+
+    def _since(self, slots: Slots) -> int:
+        """Steps between this one and the one that its probe is compared with."""
+        return self._step - slots.ring[-1].step if self.facts.policy.reference == "computed" else 1
+
+    def _verdict_expected(self, decision: Decision) -> Verdict:
+        """The verdict by the difference that is expected after what the last step has measured."""
+        shared = self._shared_diff(decision)
+        decision.diff = decision.view.expected if shared is None else shared
+        if decision.diff is None:
+            return Verdict(False, "not_arrived" if decision.slots.measured.pending else "not_measured")
+        if shared is None:
+            self._share(decision, decision.diff)
+        return self._answer(decision, decision.diff)
 
     def _decide_with_data(self, decisions: Sequence[Decision]) -> None:
         """One transfer for all of ``decisions``, but for those that take over what another branch has measured."""
@@ -129,7 +149,7 @@ class CallStep:
             slots = decision.slots
             decision.residual, own = probe(decision.value, decision.entry, _previous_probe(decision))
             side: list[Tensor] | None = []
-            if facts.call.side and (slots.side.known is None or slots.side.known.key != facts.call.side_id.key):
+            if slots.side.has_changed(facts.call):
                 side = slots.side.compare(facts.call, decision.rows)
             counts.append(None if side is None else len(side))
             sums += [own, *(side or ())]
@@ -151,11 +171,9 @@ class CallStep:
             decision.verdict = self._verdict_without_data(decision)
             if decision.verdict is not None:
                 return
-        facts = self.facts
-        if facts.config.cfg_decision == "shared":
-            facts.state.diffs[self._shared_key(decision)] = SharedDiff(self._step, facts.branch, decision.diff)
+        self._share(decision, decision.diff)
         verdict = self._verdict(decision, decision.diff)
-        threshold = facts.config.residual_diff_threshold
+        threshold = self.facts.config.residual_diff_threshold
         if verdict.reuse and any(map(math.isnan, side_diffs)):
             verdict = self._non_finite(decision.slots)
         elif verdict.reuse and not (side_known and all(diff < threshold for diff in side_diffs)):
@@ -163,26 +181,38 @@ class CallStep:
         decision.verdict = verdict
 
     def _take_shared(self, decision: Decision) -> bool:
-        shared = self.facts.state.diffs.get(self._shared_key(decision))
-        if shared is None or shared.step != self._step or shared.branch == self.facts.branch:
+        diff = self._shared_diff(decision)
+        if diff is None:
             return False
-        decision.diff = shared.diff
-        decision.verdict = self._verdict(decision, shared.diff)
+        decision.diff = diff
+        decision.verdict = self._verdict(decision, diff)
         return True
 
-    def _shared_key(self, decision: Decision) -> tuple[int, int, int]:
-        return (self.facts.graph.frame, decision.region, decision.number)
+    def _shared_diff(self, decision: Decision) -> float | None:
+        """The difference that another branch has decided this step by, where branches share it."""
+        shared = self.facts.state.diffs.get((self.facts.graph.frame, decision.region, decision.number))
+        others = shared is not None and shared.step == self._step and shared.branch != self.facts.branch
+        return shared.diff if shared is not None and others else None
+
+    def _share(self, decision: Decision, diff: float) -> None:
+        if self.facts.config.cfg_decision == "shared":
+            place = (self.facts.graph.frame, decision.region, decision.number)
+            self.facts.state.diffs[place] = SharedDiff(self._step, self.facts.branch, diff)
 
     def _verdict(self, decision: Decision, diff: float) -> Verdict:
-        slots, policy = decision.slots, self.facts.policy
+        slots = decision.slots
         if not slots.ring:
             return Verdict(False, "no_snapshot")
         if not math.isfinite(diff):
             return self._non_finite(slots)
-        verdict = self._ask(policy.after, decision.view, self.facts.config, diff) or Verdict(False, "policy_error")
-        if self._sees_jumps() and slots.is_jump(diff, decision.view.since) and not verdict.reuse:
+        verdict = self._answer(decision, diff)
+        if sees_jumps(self.facts) and slots.is_jump(diff, decision.view.since) and not verdict.reuse:
             slots.end_history(self._step, self.facts.config.warmup_steps)
         return self._checked(decision, verdict)
+
+    def _answer(self, decision: Decision, diff: float) -> Verdict:
+        after = self.facts.policy.after
+        return self._ask(after, decision.view, self.facts.config, diff) or Verdict(False, "policy_error")
 
     def _checked(self, decision: Decision, verdict: Verdict) -> Verdict:
         """A verdict to reuse stands only if there are weights to forecast with and all snapshots are finite.
@@ -214,10 +244,10 @@ class CallStep:
         policy = facts.policy
         assert verdict is not None
         slots.key = decision.key
-        if policy.lagged:
+        if facts.lags:
             previous = _previous_probe(decision)
         elif decision.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            looks = bool(slots.ring) and not verdict.reuse and self._sees_jumps()
+            looks = bool(slots.ring) and not verdict.reuse and sees_jumps(self.facts)
             previous = _previous_probe(decision) if looks else None
         else:
             return
@@ -226,33 +256,7 @@ class CallStep:
             return
         decision.residual, sums = probe(decision.value, decision.entry, previous)
         if slots.ring:  # nobody waits for it now; the next call looks
-            slots.measured = Measured(facts.outbox.put([sums]), self._step, self._step - slots.ring[-1].step)
-
-    def _look_for_jump(self, slots: Slots, *, wait: bool) -> None:
-        """At the last step that had to be computed whatever had changed."""
-        measured = slots.measured
-        if measured is None or self.facts.policy.lagged or not (wait or measured.sums.ready()):
-            return
-        slots.measured = None
-        self._generation.host_reads += not measured.sums.ready()
-        diff = measured.sums.ratio()
-        if math.isfinite(diff) and slots.is_jump(diff, measured.since):
-            slots.end_history(measured.step, self.facts.config.warmup_steps)
-
-    def _learn(self, decision: Decision) -> bool:
-        """Tells the policy by how much the last computed step changed the effect; False: it was not finite."""
-        slots, policy = decision.slots, self.facts.policy
-        read, slots.change = slots.change, None
-        if read is None or not policy.watches_change:
-            return True
-        self._generation.host_reads += not read.ready()
-        change = relative_change(*read.values())
-        if math.isfinite(change):
-            policy.learn(decision.view, self.facts.config, change)
-        return read.finite()
-
-    def _sees_jumps(self) -> bool:
-        return self.facts.policy.ends_history and self.facts.policy.measures(self.facts.config)
+            slots.measured.pending.append(Measured(facts.outbox.put([sums]), self._step, self._since(slots)))
 
     def _settle(self) -> None:
         """Waits for the times that are on their way; one of them may have begun a generation."""

@@ -41,7 +41,11 @@ class GraphInfo:
 
 @dataclass(slots=True)
 class CallFacts:
-    """What all regions of one call of a model have in common. ``numbers`` are those inputs that are Python numbers."""
+    """What all regions of one call of a model have in common. ``numbers`` are those inputs that are Python numbers.
+
+    ``lags``: steps are decided by what the last one has measured; ``never_waits``: and, where that has not arrived,
+    they are computed.
+    """
 
     graph: GraphInfo
     state: ModuleState
@@ -52,6 +56,8 @@ class CallFacts:
     call: Call
     numbers: tuple[float, ...]
     outbox: Outbox
+    lags: bool = False
+    never_waits: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -21,6 +21,8 @@ from ..kernels.storage import FLOAT8, narrower
 from ..kernels.store import store_flagged, store_scaled
 from ..kernels.weighted_sum import weighted_sum
 from .budget import Share
+from .inputs import Call
+from .measured import Measurements
 from .side_inputs import SideInputs
 from .transfer import Outbox, Ticket
 
@@ -118,14 +120,6 @@ class Output(NamedTuple):
     dtype: torch.dtype
 
 
-class Measured(NamedTuple):
-    """The probe's two sums at a step that did not wait for them."""
-
-    sums: Ticket
-    step: int
-    since: int = 0  # steps from the one that it was compared with
-
-
 @dataclass(eq=False)
 class Slots:
     """State of one (frame, region, branch, group of rows).
@@ -146,7 +140,7 @@ class Slots:
     memory: dict[str, float] = field(default_factory=dict)  # the policy's
     change: Ticket | None = None  # of the effect, at the last computed step
     bases: Ticket | None = None  # whether what a forecast was added to is finite, until that is known
-    measured: Measured | None = None  # what the next call will look at
+    measured: Measurements = field(default_factory=Measurements)
     share: Share | None = None
     diffs: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4))  # last measured, over steps
     warm_from: int = 0  # the step at which the warm-up after a jump is over
@@ -160,6 +154,7 @@ class Slots:
             kept = [snapshot for snapshot in self.ring if snapshot.step >= before]
             if kept:
                 self.ring = kept
+                self.measured.drop(before)
                 return
         self.emptied = why if self.ring else self.emptied
         self.key, self.probe = None, None
@@ -168,13 +163,15 @@ class Slots:
         if self.side.known is not None:
             self.side.clear()
         self.memory.clear()
-        self.change, self.bases, self.measured, self.share = None, None, None, None
+        self.measured.drop()
+        self.change, self.bases, self.share = None, None, None
 
     def restart(self, start: int) -> None:
         """Step ``start`` turns out to be step 0 of a generation."""
         self.drop(before=start)
         for snapshot in self.ring:
             snapshot.step -= start
+        self.measured.restart(start)
         self.memory.clear()
         self.cached, self.run = 0, 0
         self.warm_from = max(self.warm_from - start, 0)
@@ -279,6 +276,14 @@ class Slots:
             check, self.bases = self.bases, None
             finite = finite and check.finite()
         return finite, waited
+
+    def unknown(self, call: Call) -> str | None:
+        """Why what is on the host does not suffice for reuse, where it does not: a reason code."""
+        if self.side.has_changed(call):
+            return "input_changed"  # by how much?
+        checks = [snapshot.check for snapshot in self.ring if snapshot.check is not None]
+        arrived = self.change is None and all([check.ready() for check in checks])  # noqa: C419 - no generator
+        return None if arrived else "not_arrived"
 
     def nbytes(self) -> int:
         return sum(snap.nbytes() for snap in self.ring) + self.nbytes_besides_snapshots()

@@ -134,17 +134,6 @@ class ModuleState:
             if key[2] == branch and frame in (None, key[0]):
                 slots.drop(why, before)
 
-    def tell_measured(self, frame: int, branch: int) -> None:
-        """Gives lagged policies, in their memory, what the last call of this branch has measured in all regions."""
-        mine = [slots for key, slots in self.slots.items() if key[0] == frame and key[2] == branch]
-        measured = [(slots, slots.measured) for slots in mine if slots.measured is not None]
-        if measured and self.generation is not None:
-            self.generation.host_reads += not measured[-1][1].sums.ready()
-        diffs = [one.sums.ratio() for _, one in measured]
-        for (slots, one), diff in zip(measured, diffs, strict=True):
-            slots.memory.update(diff=diff, span=one.since, mean=sum(diffs) / len(diffs))
-            slots.measured = None
-
     def capped(self, kept: int, wanted: int, limit: int) -> None:
         """Counts a computed step that may keep but ``kept`` of ``wanted`` snapshots; says so once per session, and once
         more when steps must be computed for it."""

@@ -127,7 +127,7 @@ def test_the_threshold_rises_with_the_mean():
     policy, base = POLICIES["dbprune"](), {"policy": "dbprune", "scope": "block", "residual_diff_threshold": 0.1}
 
     def verdict(diff, mean, **settings):
-        view = StepView(9, 0, 0, memory={"diff": diff, "span": 1, "mean": mean})
+        view = StepView(9, 0, 0, expected=diff, mean=mean)
         return policy.before(view, CacheConfig(**base, **settings))
 
     assert verdict(0.12, 0.1) == Verdict(False, "threshold")
@@ -135,14 +135,6 @@ def test_the_threshold_rises_with_the_mean():
     assert verdict(0.12, 0.2, prune_relax=1.25) == Verdict(False, "threshold")  # 0.25 lies above twice the threshold
     assert verdict(0.12, 0.2, prune_relax=1.25, prune_relax_limit=0.3) == Verdict(True, "hit")
     assert verdict(0.08, 0.01, prune_relax=1.25) == Verdict(True, "hit")  # never below the threshold
-
-
-def test_what_grew_over_two_steps_is_carried_to_the_third():
-    policy = POLICIES["dbprune"]()
-    config = CacheConfig(policy="dbprune", scope="block", residual_diff_threshold=0.1)
-    view = StepView(9, 0, 0, memory={"diff": 0.08, "span": 2, "mean": 0.08}, since=3)
-    assert policy.before(view, config) == Verdict(False, "threshold")
-    assert view.memory["estimate"] == pytest.approx(0.12)
 
 
 def test_needs_a_region_per_block():

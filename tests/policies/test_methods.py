@@ -71,7 +71,8 @@ def test_easycache_predicts_the_output_from_the_input():
         POLICIES["easycache"](),
         {},
     )
-    views = [StepView(index, 0, 0, memory=memory) for index in range(6)]
+    runs = [0, 0, 0, 1, 2, 0]  # reused in a row before
+    views = [StepView(index, 0, run, memory=memory) for index, run in enumerate(runs)]
     assert policy.after(views[1], config, 0.1).reason == "no_snapshot"  # nothing learnt yet; the latents moved by .1
     policy.learn(views[2], config, 0.2)  # and the region by .2: k = 2
     assert policy.after(views[2], config, 0.05).reuse  # predicted 2 * .05
