@@ -8,10 +8,10 @@ quality is measured by quality.py.
     python benchmarks/speed.py --size flux --size wan --size sd3 --out gpu.json --image gpu.png        # with a GPU
 
 A cold start is a process with empty compile caches, a warm start one that finds the caches of a cold start; both count
-from before the contestant is prepared until the first call returns; of imports, only this package's count (torch loads
-it while compiling). The processes of the last warm
-starts then draw generations in turn. A reused step adds the residual of the last computed one, which all contestants
-can do. cache-dit 1.0.14 runs one block of each list of blocks at a cached step, the others one block in all.
+from before the contestant is prepared until the first call returns; of imports, only those of this package count, since
+torch loads it while compiling. The processes of the last warm starts then draw generations in turn. A reused step adds
+the residual of the last computed one, which all contestants can do. cache-dit 1.0.14 runs one block of each list of
+blocks at a cached step, the others one block in all.
 """
 
 from __future__ import annotations
