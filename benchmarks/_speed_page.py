@@ -31,7 +31,7 @@ def table_of(name: str, found: Mapping[str, Any]) -> Table:
     )  # fmt: skip
     for contestant, row in found["contestants"].items():
         if "error" in row and "cold" not in row:
-            table.add_row(contestant, f"failed: {row['error']}"[:60])
+            table.add_row(contestant, "failed")
             continue
         cells = []
         for phase in ("cold", "warm"):
@@ -46,6 +46,8 @@ def table_of(name: str, found: Mapping[str, Any]) -> Table:
         )
         cells.append(f"{row['peak_bytes'] / 2**20:.0f}" if "peak_bytes" in row else "")
         table.add_row(contestant, *cells)
+    errors = [f"{contestant}: {row['error']}" for contestant, row in found["contestants"].items() if "error" in row]
+    table.caption = "\n".join(errors) or None
     return table
 
 
