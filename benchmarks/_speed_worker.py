@@ -189,7 +189,6 @@ def serve(
 ) -> None:
     """Starts the contestant and answers until the input ends; with ``calibrate`` it only looks for a threshold."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between answers
-    sys.path[0] = str(Path(__file__).resolve().parent)
 
     def answer(**facts: Any) -> None:
         print(json.dumps(facts), file=answers, flush=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -115,11 +116,11 @@ def main(
     starts: Annotated[int, typer.Option(min=1, help="cold starts, and warm starts, per contestant")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="generations per contestant that count")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="torch threads; 0: as they are")] = 1,
-    limit: Annotated[float, typer.Option(min=1, help="seconds that a start or a generation may take")] = 600,
+    limit: Annotated[float, typer.Option(min=1, help="seconds that a start or a generation may take")] = 900,
     folder: Annotated[Path | None, typer.Option(help="for caches and logs, kept; default: a temporary one")] = None,
 ) -> None:
     """Prints a table per size; writes JSON and a picture."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)  # room for the table in a log file
     for name in only or ():
         if name not in WAYS:
             raise typer.BadParameter(f"{name!r} is none of {'; '.join(WAYS)}", param_hint="--only")
