@@ -45,7 +45,9 @@ def build(size: str, device: str) -> nn.Module:
     return model.eval().to(device)
 
 
-def inputs_of(transformer: nn.Module, batch: int, device: str, dtype: torch.dtype, tokens: int = 64) -> dict[str, Any]:
+def inputs_of(
+    transformer: nn.Module, batch: int, device: str, dtype: torch.dtype, tokens: int = 64, text_tokens: int = 8
+) -> dict[str, Any]:
     """Random inputs of a FLUX transformer (any size) as the pipeline passes them."""
     config: Any = transformer.config
     generator = torch.Generator().manual_seed(0)
@@ -59,10 +61,10 @@ def inputs_of(transformer: nn.Module, batch: int, device: str, dtype: torch.dtyp
     ids[..., 2] += torch.arange(side)[None]
     return {
         "hidden_states": draw(batch, side * side, config.in_channels),
-        "encoder_hidden_states": draw(batch, 8, config.joint_attention_dim),
+        "encoder_hidden_states": draw(batch, text_tokens, config.joint_attention_dim),
         "pooled_projections": draw(batch, config.pooled_projection_dim),
         "img_ids": ids.reshape(-1, 3).to(device, dtype),
-        "txt_ids": torch.zeros(8, 3, device=device, dtype=dtype),
+        "txt_ids": torch.zeros(text_tokens, 3, device=device, dtype=dtype),
         "return_dict": False,
     }
 
