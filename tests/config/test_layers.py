@@ -60,6 +60,7 @@ def test_defaults() -> None:
         "dump": None,
         "pieces": "block",
         "cuda_graphs": "mode",
+        "decision": "exact",
         "inner": "inductor",
         "snapshot_dtype": "model",
         "max_bytes": None,
