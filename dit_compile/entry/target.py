@@ -75,6 +75,7 @@ class Target:
         self._moving: frozenset[str] = frozenset()
         self._weights: dict[int, tuple[Sequence[str], list[torch.Tensor]]] = {}
         self._looks = self._restless = 0
+        self._seen: set[str] = set()  # structures
         self._cached = False
         self._keys: list[Hashable] = []
         self._named: dict[Hashable, str] = {}  # how compiled code calls each kind of block
@@ -125,7 +126,9 @@ class Target:
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if 0 < len(args) <= len(self._names):  # by name: what the time is called helps to find it
-            args, kwargs = (), {**dict(zip(self._names, args, strict=False)), **kwargs}
+            named = dict(zip(self._names, args, strict=False))
+            if named.keys().isdisjoint(kwargs):
+                args, kwargs = (), {**named, **kwargs}
         try:
             return self._compiled(self._structure, self._model(), *args, **kwargs)
         except Exception as error:
@@ -217,12 +220,14 @@ class Target:
         while len(_structures) > MOST_STRUCTURES:
             del _structures[next(iter(_structures))]
         structure = "-".join([*(self._named[key] for key in keys), *sorted(self._moving)]) or "no blocks"
-        self._restless = self._restless + 1 if self._structure not in ("", structure) else 0
+        new = structure not in self._seen  # an adapter that comes and goes is not
+        self._seen.add(structure)
+        self._restless = self._restless + 1 if new and self._structure else 0
         self._structure = structure
         if self._restless >= RESTLESS and self._watch:
             self._watch = False  # what is compiled from now on keeps its guards
             log.warning(
-                "dit_cache: blocks of %s were changed before each of the last %d generations; Dynamo's guards watch "
+                "dit_cache: blocks of %s were other ones before each of the last %d generations; Dynamo's guards watch "
                 "them from now on, at every step",
                 type(model).__name__,
                 RESTLESS,
