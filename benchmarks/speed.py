@@ -4,7 +4,7 @@ Eager, torch.compile, regional compile, cache-dit (two versions), diffusers' Fir
 same model with random weights, the same inputs and the same reused steps. Random weights say nothing about pictures;
 quality is measured by quality.py.
 
-    python benchmarks/speed.py                  # both CPU sizes, about 12 minutes on an idle machine with two cores
+    python benchmarks/speed.py                  # both CPU sizes, about 13 minutes on an idle machine with two cores
     python benchmarks/speed.py --size flux --size wan --size sd3 --out gpu.json --image gpu.png        # with a GPU
 
 A cold start is a process with empty compile caches, a warm start one that finds the caches of a cold start; both count
