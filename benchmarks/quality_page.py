@@ -73,7 +73,7 @@ count does not. Without a forecast (`reuse`) no policy is worth its blocks here.
 LAGGED_TEXT = """\
 ## Decisions without waiting
 
-`decision="lagged"` decides a step by what the step before has measured, carried on as if it grew evenly, so the host
+`decision="lagged"` decides a step by what the step before has measured, carried on as it has grown lately, so the host
 waits for no difference; what has not arrived is computed, and a change is noticed one step late. The first {prompts}
 of the prompts held out, guidance 1, at the same thresholds; exact and lagged, PSNR in dB and steps reused.
 `python benchmarks/quality_lagged.py` draws them.

@@ -26,6 +26,8 @@ ADVICE = {
     "threshold": "the smallest difference was {smallest:.4g}, so a residual_diff_threshold "
     "(DIT_CACHE_RESIDUAL_DIFF_THRESHOLD) above {smallest:.4g} would have hit; it is {threshold:g}",
     "not_measured": "the policy measures at a step what it decides at the next: runs this short gain nothing",
+    "not_arrived": "the device is slower than the host here, so what a step measures is not there at the next one, and "
+    "decision=lagged (DIT_CACHE_DECISION) does not wait for it; decision=exact does, which costs little then",
     "input_changed": "an input besides the latents (a control, a reference, a LoRA scale, a prompt) was another one at "
     "every step. If it does not change, pass the same tensor; if it changes a little, the threshold it is compared "
     "with is residual_diff_threshold (DIT_CACHE_RESIDUAL_DIFF_THRESHOLD)",

@@ -19,8 +19,8 @@ class StepView:
     in a row just before this one. ``region`` is the number of the region among ``regions``. ``memory`` is the policy's
     own: numbers that it wants to keep until the generation ends, for this region and branch. ``since`` counts the steps
     since the last computed one. ``expected`` is the difference that a decision without waiting goes by: what the last
-    step has measured, carried on as if it grew evenly (None: not known); ``mean`` is the mean of what it has measured
-    in all regions.
+    step has measured, carried on to this one (None: not known; of a ``lagged`` policy, as if it grew evenly). ``mean``
+    is the mean of what it has measured in all regions.
     """
 
     index: int

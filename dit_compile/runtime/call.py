@@ -100,7 +100,7 @@ class CallStep:
         decision.view = StepView(
             self._step, slots.cached, slots.run, decision.region, len(self.facts.graph.rows), slots.memory,
             self._step - slots.ring[-1].step,
-            slots.measured.expected(self._step, self._since(slots)) if lags else None, self.mean,
+            slots.measured.expected(self._step, self._since(slots), evenly=policy.lagged) if lags else None, self.mean,
         )  # fmt: skip
         if slots.change is not None and not learn(self.facts, decision):
             return self._non_finite(slots)

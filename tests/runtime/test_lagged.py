@@ -91,13 +91,16 @@ def test_what_has_not_arrived_is_computed(policy, slow_device):
 
 
 def test_the_numbers_in_the_statistics_are_those_of_the_step_before():
-    """With one computed step before each, the difference that decides is that which the exact mode has measured."""
+    """With one computed step before each, the difference that decides is that which the exact mode has measured, times
+    its growth."""
     options = {**LAGGED, "residual_diff_threshold": 1e-6, "max_continuous_cached_steps": -1}
     lagged, exact = (compile_toy(build(Toy), **{**options, "decision": how}) for how in ("lagged", "exact"))
     generate(lagged, 1), generate(exact, 1)
     behind, now = (dit_compile.stats(model)[-1].steps for model in (lagged, exact))
     assert [step.reason for step in behind[2:]] == [step.reason for step in now[2:]] == ["threshold"] * 6
-    assert [step.diff for step in behind[3:]] == pytest.approx([step.diff for step in now[2:-1]])
+    grown = [late.diff / early.diff for late, early in zip(behind[3:], now[2:-1], strict=True)]
+    assert grown[0] == pytest.approx(1)  # two steps before it tell no growth
+    assert all(0.999 < growth < 2.001 for growth in grown) and max(grown) > 1.01
 
 
 def test_a_new_generation_never_reuses_the_last_one():
@@ -161,3 +164,31 @@ def test_a_restart_forgets_what_was_compared_with_an_earlier_generation():
     known.drop(before=1)
     assert known.last is None
     assert known.pending == []
+
+
+def told(*changes):
+    measurements = Measurements()
+    for change in changes:
+        measurements.take(Change(*change))
+    return measurements
+
+
+def test_a_difference_goes_on_as_it_went():
+    steady = told((0.1, 4, 1), (0.2, 5, 2))
+    assert steady.expected(6, 3) == pytest.approx(0.3)
+    assert steady.expected(6, 3, evenly=True) == pytest.approx(0.3)
+    computed = told((0.1, 4, 1), (0.2, 5, 2), (0.3, 6, 3))
+    assert computed.expected(7, 1) == pytest.approx(0.1)  # step 6 was computed: one step's change
+
+
+def test_changes_that_go_to_and_fro_do_not_add_up():
+    """Over two steps no more than over one: the next step is expected to change as much as a single one did."""
+    assert told((0.4, 4, 1), (0.4, 5, 2)).expected(6, 1) == pytest.approx(0.4)
+    assert told((0.4, 4, 1), (0.3, 5, 2)).expected(6, 3) == pytest.approx(0.7)
+
+
+def test_growth_is_carried_on_within_bounds():
+    growing = told((0.1, 4, 1), (0.12, 5, 1), (0.144, 6, 1))
+    assert growing.expected(7, 1) == pytest.approx(0.144 * 1.2)
+    assert told((0.3, 4, 1), (0.2, 5, 1), (0.1, 6, 1)).expected(7, 1) == pytest.approx(0.1)  # never less
+    assert told((0.01, 4, 1), (0.1, 5, 1), (0.4, 6, 1)).expected(7, 1) == pytest.approx(0.8)  # at most doubled
