@@ -126,7 +126,7 @@ def test_a_dead_model_leaves_nothing_behind():
     del model
     gc.collect()
     assert len(dit_compile.stats()) < before
-    assert not [key for key in table._states if key[0] not in table._known]
+    assert not [key for key in table._states if key[0] not in table._owners.values()]
 
 
 @torch.no_grad()
