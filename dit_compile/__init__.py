@@ -13,7 +13,7 @@ needs no import of this package. Import it for the shorter way in, statistics an
 
 from typing import TYPE_CHECKING, Any
 
-from .version import VERSION as __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import SessionInUse, configure, graphs, reset, session, stats, summary
