@@ -13,7 +13,7 @@ needs no import of this package. Import it for the shorter way in, statistics an
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import VERSION as __version__
 
 if TYPE_CHECKING:
     from .api import SessionInUse, configure, graphs, reset, session, stats, summary

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..api import process_overrides
 from ..artifact import GraphArtifact, settings_key
 from ..backend import read_options
 from ..compat.precompile import triton_version
 from ..config import resolve
+from ..version import VERSION
 from .compile import transformers_of
 from .fingerprint import difference
 from .recording import Recording
@@ -176,7 +176,7 @@ def _target(transformer: torch.nn.Module) -> Target:
 def _here() -> dict[str, str]:
     """What code that was compiled here may depend on, besides the model."""
     found = {
-        "dit_compile": __version__,
+        "dit_compile": VERSION,
         "torch": torch.__version__,
         "Python": platform.python_version(),
         "Triton": triton_version(),
