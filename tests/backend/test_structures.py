@@ -43,9 +43,7 @@ def wrong(structure: Structure, *, in_place: bool = False) -> str:
     return "" if max(errors) < 1e-5 else f"errors {errors}, {report.pieces} pieces, refusal {report.refusal}"
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@examples(fast=60, slow=200)
-def test_every_step_is_right(examples, in_place):
+def check_structures(examples, *, in_place):
     @settings(max_examples=examples, derandomize=True, **QUIET)
     @given(structure=structures())
     def check(structure):
@@ -54,6 +52,16 @@ def test_every_step_is_right(examples, in_place):
         assert said == ""
 
     check()
+
+
+@examples(fast=60, slow=200)
+def test_every_step_is_right(examples):
+    check_structures(examples, in_place=False)
+
+
+@examples(fast=25, slow=200)
+def test_every_step_is_right_in_place(examples):
+    check_structures(examples, in_place=True)
 
 
 def fault_is_found(kinds):

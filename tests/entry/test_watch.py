@@ -92,7 +92,7 @@ def equal(got, wanted):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("which", ["one", "all"])
+@pytest.mark.parametrize("which", ["one", pytest.param("all", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_change(change, which):
     torch.manual_seed(0)
