@@ -59,7 +59,7 @@ def test_every_step_is_right(examples):
     check_structures(examples, in_place=False)
 
 
-@examples(fast=25, slow=200)
+@examples(fast=25, slow=100)
 def test_every_step_is_right_in_place(examples):
     check_structures(examples, in_place=True)
 
