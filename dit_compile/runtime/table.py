@@ -167,8 +167,9 @@ class SideTable:
         with self._lock:
             keys = [key for key in list(self._states) if which(*key)]
             states = [self._states.pop(key, None) for key in keys]
-            for owner in {owner for owner, _ in keys} - {owner for owner, _ in list(self._states)}:
-                self._labels.pop(owner, None)
+            in_use = {owner for owner, _ in list(self._states)}
+            for owner in [owner for owner in self._labels if owner not in in_use]:
+                del self._labels[owner]  # also of a module whose call has failed, which left no state
         for state in states:
             if state is not None:
                 state.end_generation()
