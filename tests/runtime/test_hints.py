@@ -5,6 +5,7 @@ import torch
 from toys import Prompted, Toy, build, compile_toy, latents
 
 import dit_compile
+from dit_compile.api import table
 from dit_compile.config import resolve
 from dit_compile.debug.hints import ADVICE, MANY, zero_hit_hint
 from dit_compile.debug.summary import REASONS
@@ -81,3 +82,14 @@ def test_the_summary_tells_two_experts_apart(capsys):
     dit_compile.summary()
     shown = capsys.readouterr().out
     assert "6 x Block, session default" in shown and "6 x Block #2, session default" in shown
+
+
+@torch.no_grad()
+def test_a_module_whose_call_failed_keeps_no_name():
+    expert = build(Toy)
+    compile_toy(expert)(latents(), torch.full((2,), 1000.0))
+    [owner] = table.owners(expert)
+    assert owner in table._labels
+    table.forget(owner, "default")
+    dit_compile.reset()
+    assert owner not in table._labels
