@@ -5,6 +5,8 @@ Whether all is finite is found in the same passes and stays on the device, as th
 # Triton comes without type information.
 # mypy: disable-error-code="import-untyped,import-not-found,untyped-decorator,no-untyped-def,no-untyped-call"
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -101,16 +103,21 @@ _launch_store = Launcher(
 )  # fmt: skip
 
 
-def store_flagged_triton(slot: Tensor, flag: Tensor, value: Tensor, base: Tensor | None) -> None:
-    """`store_flagged` for a non-empty float32, bfloat16 or float16 `value`.
+def _through_dense(
+    store: Callable[[Tensor, Tensor, Tensor, Tensor | None], None],
+    slot: Tensor, number: Tensor, value: Tensor, base: Tensor | None,
+) -> None:  # fmt: skip
+    """``store`` of dense copies, for operands that share no rows of consecutive elements (one is transposed, say)."""
+    dense = torch.empty(slot.shape, dtype=slot.dtype, device=slot.device)
+    store(dense, number, value.contiguous(), None if base is None else base.contiguous())
+    slot.copy_(dense)
 
-    Operands that share no rows of consecutive elements (say, one of them transposed) are first copied densely.
-    """
+
+def store_flagged_triton(slot: Tensor, flag: Tensor, value: Tensor, base: Tensor | None) -> None:
+    """`store_flagged` for a non-empty float32, bfloat16 or float16 `value`."""
     layout = common_layout(slot, [value] if base is None else [value, base])
     if layout is None:
-        dense = torch.empty(slot.shape, dtype=slot.dtype, device=slot.device)
-        store_flagged_triton(dense, flag, value.contiguous(), None if base is None else base.contiguous())
-        slot.copy_(dense)
+        _through_dense(store_flagged_triton, slot, flag, value, base)
         return
     tiles_per_row = -(-layout.inner // tile_triton.BLOCK)
     _launch_flagged(
@@ -121,15 +128,10 @@ def store_flagged_triton(slot: Tensor, flag: Tensor, value: Tensor, base: Tensor
 
 
 def store_scaled_triton(slot: Tensor, scale: Tensor, value: Tensor, base: Tensor | None) -> None:
-    """`store_scaled` for a non-empty float32, bfloat16 or float16 `value`.
-
-    Operands that share no rows of consecutive elements (say, one of them transposed) are first copied densely.
-    """
+    """`store_scaled` for a non-empty float32, bfloat16 or float16 `value`."""
     layout = common_layout(slot, [value] if base is None else [value, base])
     if layout is None:
-        dense = torch.empty(slot.shape, dtype=slot.dtype, device=slot.device)
-        store_scaled_triton(dense, scale, value.contiguous(), None if base is None else base.contiguous())
-        slot.copy_(dense)
+        _through_dense(store_scaled_triton, slot, scale, value, base)
         return
     block = tile_triton.BLOCK
     tiles_per_row = -(-layout.inner // block)

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..backend import read_options
 from ..compat import is_compiled_module
 from ..compat.precompile import can_record
-from ..config import ConfigError, environment_layer, parse_layer, resolve, split_options
+from ..config import ConfigError, parse_layer, resolve
 from ..plugins import plugin_names
 from .recording import Recording
 from .target import Target
@@ -58,14 +59,11 @@ def compile(
     both = settings.keys() & (options or {}).keys()
     if both:
         raise ConfigError(f"given twice, as an argument and in options: {', '.join(sorted(both))}")
-    ours, _ = split_options(options)
-    layers = (
-        environment_layer(**plugin_names(settings)),
-        parse_layer(ours, where="option", **plugin_names(ours)),
-        parse_layer(settings, where="compile() argument", **plugin_names(settings)),
-    )
-    resolve(*layers)  # an error is said here, not at the first call
     given = {**(options or {}), **settings}
+    # errors are said here, not at the first call; an argument that is no setting of ours is no option of Inductor's
+    parse_layer(settings, where="compile() argument", **plugin_names(settings))
+    layers, _ = read_options(given)
+    resolve(*layers)
     if mode is not None:
         given["mode"] = mode
     transformers = transformers_of(model)

@@ -21,7 +21,7 @@ _MODEL = re.compile(r"\b(model(?:\.|\[|'\]).*)")  # also within type(...), list(
 
 def block_paths(model: nn.Module) -> frozenset[tuple[str, ...]]:
     """Where the repeated blocks of ``model`` are: ("blocks", "0"), ..."""
-    blocks = {id(block) for blocks in repeated_blocks(model) for block in blocks}
+    blocks = set(map(id, repeated_blocks(model)))
     return frozenset(tuple(name.split(".")) for name, module in model.named_modules() if id(module) in blocks)
 
 

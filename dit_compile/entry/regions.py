@@ -17,7 +17,7 @@ import copyreg
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def mark(model: nn.Module) -> int:
     if marker is None:
         return 0
     # where forward is replaced for a block alone, its class is not what runs
-    blocks = [block for blocks in repeated_blocks(model) for block in blocks if "forward" not in vars(block)]
+    blocks = [block for block in repeated_blocks(model) if "forward" not in vars(block)]
     for block, kind in zip(blocks, kinds_of(model, blocks), strict=True):
         block.__class__ = _marked_class(unmarked_class(type(block)), kind, marker)
     return len(blocks)
@@ -54,24 +54,21 @@ def unmark(model: nn.Module) -> None:
             module.__class__ = original
 
 
-def repeated_blocks(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """For each outermost list of modules the children that have one class, at least three of them."""
-
-    def visit(module: nn.Module) -> Iterator[list[nn.Module]]:
-        inside: set[int] = set()
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            kinds: dict[type, list[nn.Module]] = {}
-            for child in module:
-                kinds.setdefault(unmarked_class(type(child)), []).append(child)
-            for cls, blocks in kinds.items():
-                if len(blocks) >= MIN_BLOCKS and not cls.__module__.startswith("torch.nn."):
-                    inside.update(map(id, blocks))
-                    yield blocks
-        for child in module.children():
-            if id(child) not in inside:
-                yield from visit(child)
-
-    yield from visit(model)
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The children of each outermost list of modules that have a class in common, at least three of them."""
+    found: list[nn.Module] = []
+    kinds: dict[type, list[nn.Module]] = {}
+    if isinstance(model, nn.ModuleList | nn.Sequential):
+        for child in model:
+            kinds.setdefault(unmarked_class(type(child)), []).append(child)
+    for cls, blocks in kinds.items():
+        if len(blocks) >= MIN_BLOCKS and not cls.__module__.startswith("torch.nn."):
+            found += blocks
+    inside = set(map(id, found))
+    for child in model.children():
+        if id(child) not in inside:
+            found += repeated_blocks(child)
+    return found
 
 
 def _marked_class(cls: Any, kind: Hashable, marker: Callable[..., Any]) -> type:

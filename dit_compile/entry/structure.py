@@ -248,11 +248,7 @@ class Snapshot:
         return ids
 
     def _look_at_tensors(self) -> list[Any]:
-        return [
-            (tensor.dtype, tensor.device, tensor.requires_grad, tensor.shape)
-            for reference in self._tensors
-            if (tensor := reference()) is not None
-        ]
+        return [layout(tensor) for reference in self._tensors if (tensor := reference()) is not None]
 
 
 def _members(container: Any) -> Iterator[int]:

@@ -197,7 +197,7 @@ class Target:
 
     def _look_at(self, model: torch.nn.Module) -> None:
         self._looks += 1
-        blocks = [block for blocks in repeated_blocks(model) for block in blocks]
+        blocks = repeated_blocks(model)
         known, self._blocks = self._blocks, [Description(block) for block in blocks]
         if [block.form for block in self._blocks] == [block.form for block in known]:
             self._moving |= {
@@ -237,8 +237,7 @@ class Target:
         """What guards that cannot be kept would watch, if code is kept."""
         if not self._portable:
             return ()
-        blocks = [block for blocks in repeated_blocks(self.model) for block in blocks]
-        return (functions_outside(self.model, blocks),)
+        return (functions_outside(self.model, repeated_blocks(self.model)),)
 
     def has_changed(self) -> bool:
         self._cached = False

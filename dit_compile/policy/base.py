@@ -73,6 +73,10 @@ class Policy(ABC):
         runtime itself compares latents and prompts with those before, unless it is told when a generation ends."""
         return self.needs_probe and not self.lagged
 
+    def sees_jumps(self, config: CacheConfig) -> bool:
+        """Whether a difference that is out of family ends history."""
+        return self.ends_history and self.measures(config)
+
     @abstractmethod
     def before(self, step: StepView, config: CacheConfig) -> Verdict | None:
         """The verdict without looking at data, or None.

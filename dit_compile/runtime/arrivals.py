@@ -10,10 +10,6 @@ from .side_inputs import relative_change
 from .slots import Slots
 
 
-def sees_jumps(facts: CallFacts) -> bool:
-    return facts.policy.ends_history and facts.policy.measures(facts.config)
-
-
 def look_at_last_step(facts: CallFacts) -> float:
     """Takes in what the last call of this branch has measured in all regions; the mean of that, 0 where nothing is
     known."""
@@ -33,11 +29,11 @@ def take_measured(facts: CallFacts, slots: Slots, *, wait: bool) -> None:
     assert generation is not None
     if wait:
         generation.host_reads += not slots.measured.has_arrived()
-    while (change := slots.measured.read(wait=wait)) is not None:
+    while slots.measured.pending and (change := slots.measured.read(wait=wait)) is not None:
         finite = math.isfinite(change.diff)
         if facts.lags and not finite:
             return  # the decision comes across it, and drops everything
-        jump = finite and sees_jumps(facts) and slots.is_jump(change.diff, change.since)
+        jump = finite and facts.policy.sees_jumps(config) and slots.is_jump(change.diff, change.since)
         if jump and (not facts.lags or change.diff >= config.residual_diff_threshold):
             slots.end_history(change.step, config.warmup_steps)
 

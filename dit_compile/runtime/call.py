@@ -14,7 +14,7 @@ from torch import Tensor
 from ..forecast import ForecastError, checked_weights, damped
 from ..kernels.probe import probe, residual_of
 from ..policy import StepView, Verdict
-from .arrivals import learn, look_at_last_step, sees_jumps, take_measured
+from .arrivals import learn, look_at_last_step, take_measured
 from .measured import Measured
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
@@ -206,7 +206,11 @@ class CallStep:
         if not math.isfinite(diff):
             return self._non_finite(slots)
         verdict = self._answer(decision, diff)
-        if sees_jumps(self.facts) and slots.is_jump(diff, decision.view.since) and not verdict.reuse:
+        if (
+            self.facts.policy.sees_jumps(self.facts.config)
+            and slots.is_jump(diff, decision.view.since)
+            and not verdict.reuse
+        ):
             slots.end_history(self._step, self.facts.config.warmup_steps)
         return self._checked(decision, verdict)
 
@@ -247,7 +251,7 @@ class CallStep:
         if facts.lags:
             previous = _previous_probe(decision)
         elif decision.residual is None and policy.needs_probe and (not verdict.reuse or policy.reference == "previous"):
-            looks = bool(slots.ring) and not verdict.reuse and sees_jumps(self.facts)
+            looks = bool(slots.ring) and not verdict.reuse and policy.sees_jumps(facts.config)
             previous = _previous_probe(decision) if looks else None
         else:
             return

@@ -76,6 +76,14 @@ def next_process(monkeypatch):
     monkeypatch.setattr(target, "_structures", {})
 
 
+def loaded(monkeypatch, path):
+    """The toy in the next process, with what ``path`` has."""
+    next_process(monkeypatch)
+    model = dit_compile.compile(toys.build(toys.Toy), **SETTINGS)
+    assert dit_compile.load(model, path)
+    return model
+
+
 def compiled_frames():
     return counters()["frames"]["total"]
 
@@ -97,9 +105,7 @@ def saved(original, tmp_path):
 
 def test_nothing_is_compiled_after_loading(saved, monkeypatch):
     path, outputs = saved
-    next_process(monkeypatch)
-    model = dit_compile.compile(toys.build(toys.Toy), **SETTINGS)
-    assert dit_compile.load(model, path)
+    model = loaded(monkeypatch, path)
     assert equal(generation(model), outputs)
     assert compiled_frames() == 0
     assert counters()["dit_cache"]["graphs"] == 1
@@ -230,9 +236,7 @@ def test_sizes(tmp_path, monkeypatch):
     wanted = {tokens: generation(model, tokens) for tokens in (5, 7, 9)}
     assert compiled_frames() == 2
     dit_compile.save(model, tmp_path / "file")
-    next_process(monkeypatch)
-    model = dit_compile.compile(toys.build(toys.Toy), **SETTINGS)
-    dit_compile.load(model, tmp_path / "file")
+    model = loaded(monkeypatch, tmp_path / "file")
     for tokens, outputs in wanted.items():
         assert equal(generation(model, tokens), outputs)
     generation(model, 11)
@@ -240,16 +244,12 @@ def test_sizes(tmp_path, monkeypatch):
 
 
 def test_another_size_is_compiled(saved, monkeypatch):
-    next_process(monkeypatch)
-    model = dit_compile.compile(toys.build(toys.Toy), **SETTINGS)
-    dit_compile.load(model, saved[0])
+    model = loaded(monkeypatch, saved[0])
     generation(model)
     generation(model, 9)
     assert compiled_frames() == 1
     dit_compile.save(model, saved[0])  # both of them
-    next_process(monkeypatch)
-    model = dit_compile.compile(toys.build(toys.Toy), **SETTINGS)
-    dit_compile.load(model, saved[0])
+    model = loaded(monkeypatch, saved[0])
     generation(model)
     generation(model, 9)
     assert compiled_frames() == 0
