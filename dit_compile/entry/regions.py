@@ -149,6 +149,9 @@ def _form(value: Any, leaves: list[Any]) -> str:
         words = [_form(one, leaves) for one in value]
         return " ".join([f"{type(value).__name__}:{len(words)}", *words])
     if type(value) is dict:
+        for name in value:
+            if not isinstance(name, str) or not name.isidentifier():  # a word would not tell what it was
+                return "?"
         words = [f"{name}={_form(one, leaves)}" for name, one in value.items()]
         return " ".join([f"dict:{len(words)}", *words])
     return "?"

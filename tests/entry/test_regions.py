@@ -45,6 +45,17 @@ class Keywords(Calls):
         return (h,), dict(temb=temb, rotary=rotary, scale=0.5, flag=True, extra={"e": temb.mean()})
 
 
+class NumberedKeys(Calls):
+    """A dictionary whose keys are no names: what a region cannot take apart."""
+
+    class block(toys.Block):
+        def forward(self, h, streams):
+            return super().forward(h + streams.get(1, 0 * h).mean(), streams["c"])
+
+    def arguments(self, index, h, temb):
+        return (h, {1: temb, "c": temb.sin()}), {}
+
+
 class SameTensorTwice(Calls):
     """The first and third block get one tensor for two arguments, the others two."""
 
@@ -169,8 +180,8 @@ class NestedLists(Calls):
 
 
 KINDS = {
-    Keywords: 1, SameTensorTwice: 2, NumberOfEach: None, Attributes: 2, Hooks: 2, TwoViews: None, Untouched: 1,
-    InPlace: 1, Tied: None, Transposed: None, Dictionary: None, NestedLists: 1,
+    Keywords: 1, NumberedKeys: None, SameTensorTwice: 2, NumberOfEach: None, Attributes: 2, Hooks: 2, TwoViews: None,
+    Untouched: 1, InPlace: 1, Tied: None, Transposed: None, Dictionary: None, NestedLists: 1,
 }  # fmt: skip
 
 
