@@ -137,12 +137,14 @@ def _form(value: Any, leaves: list[Any]) -> str:
                 return f"@{place}"
         leaves.append(value)
         return "."
-    if value is None or isinstance(value, (bool, str)):
-        return repr(value) if value is None or isinstance(value, bool) or value.isalnum() else "?"
-    if isinstance(value, int):
+    if value is None or type(value) is bool:  # not their subclasses, which enumerations are
+        return repr(value)
+    if type(value) is str:
+        return repr(value) if value.isalnum() else "?"
+    if type(value) is int:
         leaves.append(int(value))  # as an operand of its own, not by the attribute that it comes from
         return "."
-    if isinstance(value, float):
+    if type(value) is float:
         leaves.append(float(value))
         return "."
     if type(value) is tuple or type(value) is list:

@@ -1,6 +1,7 @@
 """Blocks marked as regions: traced once for each kind, with the results of the plain model bit for bit."""
 
 import copy
+import enum
 import inspect
 import pickle
 
@@ -54,6 +55,32 @@ class NumberedKeys(Calls):
 
     def arguments(self, index, h, temb):
         return (h, {1: temb, "c": temb.sin()}), {}
+
+
+class Mode(enum.IntEnum):
+    OFF, ON = 0, 1
+
+
+class Enumeration(Calls):
+    """An argument that is a number, and more than that."""
+
+    class block(toys.Block):
+        def forward(self, h, temb, mode):
+            return super().forward(h, temb) * (2 if mode is Mode.ON else 1)
+
+    def arguments(self, index, h, temb):
+        return (h, temb, Mode.ON), {}
+
+
+class Sizes(Calls):
+    """Every block gets a size, which is a symbol where shapes are dynamic."""
+
+    class block(toys.Block):
+        def forward(self, h, temb, tokens):
+            return super().forward(h[:, : tokens - 1], temb).sum(1, keepdim=True) + h
+
+    def arguments(self, index, h, temb):
+        return (h, temb, h.shape[1]), {}
 
 
 class SameTensorTwice(Calls):
@@ -180,7 +207,8 @@ class NestedLists(Calls):
 
 
 KINDS = {
-    Keywords: 1, NumberedKeys: None, SameTensorTwice: 2, NumberOfEach: None, Attributes: 2, Hooks: 2, TwoViews: None,
+    Keywords: 1, NumberedKeys: None, Enumeration: None, Sizes: 1,
+    SameTensorTwice: 2, NumberOfEach: None, Attributes: 2, Hooks: 2, TwoViews: None,
     Untouched: 1, InPlace: 1, Tied: None, Transposed: None, Dictionary: None, NestedLists: 1,
 }  # fmt: skip
 
@@ -214,9 +242,10 @@ def test_each_kind_is_traced_once(cls):
     assert len({node.args[0].target for node in calls}) <= KINDS[cls]
 
 
+@pytest.mark.parametrize("cls", [Keywords, Sizes])
 @torch.no_grad()
-def test_dynamic_shapes():
-    model = toys.build(Keywords)
+def test_dynamic_shapes(cls):
+    model = toys.build(cls)
     compiled = dit_compile.compile(
         copy.deepcopy(model), dynamic=True, inner="eager", residual_diff_threshold=0, strict=True
     )
