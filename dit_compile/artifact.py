@@ -21,7 +21,8 @@ from .debug.messages import say_compiled
 from .debug.report import GraphReport
 from .policy import POLICIES
 from .program import NotPortable, Program, take
-from .runtime.cached_graph import CachedGraph, Code
+from .runtime.cached_graph import CachedGraph
+from .runtime.code import Code, with_code
 from .runtime.earlier_frame import Places, leaving_inputs
 from .runtime.watched import under_way
 
@@ -33,7 +34,9 @@ def settings_key(config: CacheConfig, patches: Mapping[str, Any]) -> dict[str, s
     """What compiled code depends on, as texts: settings of ours that are structure, and Inductor's ``patches``."""
     ours = {name: repr(getattr(config, name)) for name in ("enabled", *sorted(STRUCTURE - _WITHOUT_EFFECT))}
     if config.enabled:
-        ours["what guards watch"] = repr(POLICIES.instance(config.policy).tap(config))
+        ours["what guards watch"] = repr(POLICIES.instance(config.guard_policy).tap(config))
+        parts = () if config.plan is None else config.plan.parts
+        ours["cuts of plans"] = repr(sorted({(part.conditions.structure, part.cut) for part in parts}))
     return {**ours, **{f"{name} of Inductor": repr(patches[name]) for name in patches}}
 
 
@@ -54,13 +57,13 @@ def activate(code: Code, report: GraphReport, layers: Layers) -> Callable[..., A
 
 @dataclass(frozen=True)
 class GraphArtifact:
-    """One graph: its ``program``, and what is known of it.
+    """One graph: its ``programs`` (several where it was cut in several ways), and what is known of it.
 
-    ``code`` is set for a cached graph (its ``forward`` is what the program gives). Of one that is not cached,
+    ``code`` is set for a cached graph (``forward`` of its cuts is what the programs give). Of one that is not cached,
     ``report`` says why, ``places`` what it tells later parts of a broken model. ``settings``: see ``settings_key``.
     """
 
-    program: Program
+    programs: tuple[Program, ...]
     settings: Mapping[str, str]
     code: Code | None = None
     report: GraphReport | None = None
@@ -69,13 +72,15 @@ class GraphArtifact:
 
     def restore(self, layers: Layers) -> Callable[..., Any]:
         """The callable for Dynamo. ``layers`` are environment and options of this process."""
-        run = self.program.run()
+        runs = [program.run() for program in self.programs]
         if self.code is not None and self.report is not None:
             compilation = current_compilation()
-            if self.code.graphed is not None:
-                self.code.graphed.wrap_all(getattr(run, "__self__", None))
+            for cut, forward in zip(self.code.cuts, runs, strict=True):
+                if cut.graphed is not None:
+                    cut.graphed.wrap_all(getattr(forward, "__self__", None))
             frame = compilation.function if compilation is not None else None
-            return activate(replace(self.code, forward=run, frame=frame), self.report, layers)
+            return activate(replace(with_code(self.code, runs), frame=frame), self.report, layers)
+        [run] = runs
         if self.report is not None:
             reports.add(self.report)
         return run if self.places is None else leaving_inputs(run, self.places, resumed=self.resumed)
@@ -94,11 +99,11 @@ class Recorder:
         """Pieces are to be compiled inside of this."""
         return portable_pieces() if self._name is not None else nullcontext()
 
-    def keep(self, run: Callable[..., Any], **facts: Any) -> None:
-        """Records ``run``, as ``GraphArtifact`` with ``facts``, or why that is not possible."""
+    def keep(self, *runs: Callable[..., Any], **facts: Any) -> None:
+        """Records ``runs``, as ``GraphArtifact`` with ``facts``, or why that is not possible."""
         if self._name is None or self._record is None:
             return
         try:
-            self._record(self._name, GraphArtifact(take(run), self._settings, **facts))
+            self._record(self._name, GraphArtifact(tuple(map(take, runs)), self._settings, **facts))
         except NotPortable as error:
             self._record(self._name, str(error))

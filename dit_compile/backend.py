@@ -11,45 +11,36 @@ import atexit
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from .analysis import Analysis, CutGraph, analyse, no_plan
 from .api import process_overrides, reports, table
 from .artifact import Layers, Recorder, activate
 from .compat import current_compilation, dynamo_control_flow, follows_graph_break, is_region, mode_options
 from .compat.workers import start_workers
 from .config import CacheConfig, ConfigError, environment_layer, parse_layer, resolve, split_options
-from .debug.dump import Dump
 from .debug.messages import forget_warnings, say_recompile_limit, say_refused
-from .debug.report import GraphReport, Watch, describe_plan
-from .passes.batch_rows import find_batch_rows
+from .debug.report import GraphReport
 from .passes.bind_weights import Bound, drop_inputs, find_weights
-from .passes.check_cuts import check_effects, check_sections
-from .passes.check_peers import check_peers
 from .passes.clock_inputs import find_clock_inputs
-from .passes.effects import Effects, effects_of
-from .passes.extract import duplicate
+from .passes.effects import Effects
 from .passes.facts import fake, is_static_input
-from .passes.find_blocks import find_blocks
 from .passes.inline_bodies import RegionMismatch
-from .passes.insert_guard import insert_guard
-from .passes.lower import compile_graph, lower
-from .passes.normalize import normalize
-from .passes.numbers import FIXED
-from .passes.outline import Outliner
-from .passes.plan import BatchRows, Plan, Refusal
-from .passes.plan_region import plan_region
+from .passes.lower import PieceCode, assemble, compile_graph, lower
+from .passes.plan import Plan, Refusal
 from .passes.segment_operands import segment_operands
 from .passes.signature import signature
+from .plans import Cut
 from .plugins import plugin_names
-from .policy import POLICIES
-from .runtime.cached_graph import ClockPlaces, Code, no_code
+from .runtime.code import ClockPlaces, Code, CutCode, without_code
 from .runtime.cuda_graphs import GraphedCode
 from .runtime.diffusers_hook import listen
 from .runtime.earlier_frame import Places, leaving_inputs
+from .runtime.observer import observing
 from .runtime.recorder import RECORDERS
 from .runtime.rows import RowPlaces
 from .runtime.segment_graph import SegmentPlace
@@ -116,7 +107,7 @@ def _compile(
         say_recompile_limit()
         _refuse_training(example_inputs)
         bound = find_weights(gm, watched.name_of) if watched is not None else None
-        code = build(analyse(gm, config), layers, config, patches, recorder, bound)
+        code = build(_analysed(gm, config), layers, config, patches, recorder, bound)
         if watched is not None and bound is not None:
             drop_inputs(gm, bound)
             watched.cached()
@@ -136,59 +127,26 @@ def _compile(
     return _compile_uncached(gm, config, patches, report, recorder)
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """A graph taken apart, nothing compiled.
+def _analysed(gm: GraphModule, config: CacheConfig) -> Analysis:
+    """The analysis, with the cut that a plan, or who makes one, asks for; without it where that cut is not legal."""
+    observer = observing.get()
+    plan = config.plan
+    if observer is None and plan is None:
+        return analyse(gm, config)
 
-    ``graph`` is the normalized copy of Dynamo's graph that ``plan`` speaks of, ``top`` the graph that remains after the
-    cuts: it calls segments, which call the unique pieces of ``outliner``. ``effects`` says what each piece does besides
-    returning values, ``rows`` how each region runs on some rows of a batch, or why it cannot. ``tap`` is what guards
-    measure.
-    """
+    def planned(structure: str) -> Cut | None:
+        if observer is not None:
+            return observer.cut
+        parts = () if plan is None else plan.parts
+        return next((part.cut for part in parts if part.conditions.structure == structure), None)
 
-    graph: GraphModule
-    plan: Plan
-    top: GraphModule
-    outliner: Outliner
-    effects: Mapping[str, Effects]
-    rows: tuple[BatchRows | str, ...]
-    tap: str
-    report: GraphReport
-
-
-def analyse(gm: GraphModule, config: CacheConfig) -> Analysis:
-    """The passes, in order. ``gm`` is left as it is.
-
-    Raises:
-        Refusal: the graph cannot be cached safely; says why and what to do.
-    """
-    watch = Watch()
-    with Dump(config.dump, strict=config.strict) as dump:
-        dump.before(gm)
-        check_peers(gm)
-        with watch("normalize"):
-            graph = normalize(duplicate(gm))
-        with watch("find_blocks"):
-            chain = find_blocks(graph)
-        dump.blocks(chain)
-        with watch("plan_region"):
-            tap = POLICIES.instance(config.policy).tap(config)
-            plan = plan_region(graph, chain, front=config.fn, back=config.bn, scope=config.scope, tap=tap)
-        dump.plan(plan)
-        with watch("insert_guard"):
-            top = insert_guard(graph, plan)
-            check_sections(graph)
-            rows = find_batch_rows(top, plan)
-        outliner = Outliner(whole=config.pieces == "segment")
-        with watch("outline"):
-            top = outliner.outline(top)
-        with watch("effects"):
-            effects = {name: effects_of(piece, name) for name, piece in outliner.pieces.items()}
-            check_effects(outliner.calls, effects)
-        dump.after(top, outliner, effects)
-    notes = [*plan.notes, *dump.failures]
-    report = describe_plan(graph, plan, config, outliner, effects, graph.meta.get(FIXED, ()), notes, watch.seconds)
-    return Analysis(graph, plan, top, outliner, effects, rows, tap, report)
+    try:
+        return analyse(gm, config, planned)
+    except Refusal as refusal:
+        analysis = analyse(gm, config, no_plan)  # a refusal that has nothing to do with the plan is raised again
+        note = f"no plan can be used: {refusal}"
+        report = replace(analysis.report, notes=(*analysis.report.notes, note))
+        return replace(analysis, report=report)
 
 
 def build(
@@ -200,39 +158,51 @@ def build(
     bound: Bound | None = None,
 ) -> Callable[..., Any]:
     """Compiles the pieces with Inductor's settings ``patches`` and returns the callable that Dynamo runs."""
-    pieces, plan = analysis.outliner.pieces, analysis.plan
-    graphed = _graphed_code(analysis, config, patches)
-    wrap = {} if graphed is None else {"wrap": graphed.wrap}
-    top = lower(analysis.top, pieces, analysis.effects, config.inner, patches, **wrap)
-    rows = tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes, r.whole) for r in analysis.rows)
-    mains = tuple(region.main for region in plan.regions)
+    pieces = lower(analysis.outliner.pieces, analysis.effects, config.inner, patches)
     compilation = current_compilation()
+    first = analysis.cuts[0]
     code = Code(
-        top.forward,
-        _clock_places(analysis.graph, plan),
+        tuple(_cut_code(cut, analysis, pieces, config, patches) for cut in analysis.cuts),
+        _clock_places(first.graph, first.plan),
         analysis.report.chain,
-        analysis.tap,
-        rows,
-        mains,
         compilation.function if compilation is not None else None,
-        (signature(analysis.graph, plan), analysis.tap),
+        analysis.structure,
         BoundPlaces(*bound) if bound is not None else None,
-        graphed,
     )
-    recorder.keep(top.forward, code=replace(code, forward=no_code), report=analysis.report)
+    recorder.keep(*(cut.forward for cut in code.cuts), code=without_code(code), report=analysis.report)
     return activate(code, analysis.report, layers)
 
 
-def _graphed_code(analysis: Analysis, config: CacheConfig, patches: Mapping[str, Any]) -> GraphedCode | None:
+def _cut_code(
+    one: CutGraph, analysis: Analysis, pieces: Mapping[str, PieceCode], config: CacheConfig, patches: Mapping[str, Any]
+) -> CutCode:
+    graphed = _graphed_code(one, analysis.effects, config, patches)
+    top = assemble(one.top, pieces) if graphed is None else assemble(one.top, pieces, graphed.wrap)
+    return CutCode(
+        forward=top.forward,
+        cut=one.cut,
+        tap=one.tap,
+        rows=tuple(r if isinstance(r, str) else RowPlaces(r.tensors, r.sizes, r.whole) for r in one.rows),
+        mains=tuple(region.main for region in one.plan.regions),
+        skipped=tuple(region.skipped for region in one.plan.regions),
+        blocks=len(one.plan.chain),
+        signature=(signature(one.graph, one.plan), one.tap),
+        graphed=graphed,
+    )
+
+
+def _graphed_code(
+    one: CutGraph, effects: Mapping[str, Effects], config: CacheConfig, patches: Mapping[str, Any]
+) -> GraphedCode | None:
     """What records the segments as CUDA graphs; None where settings or the device rule that out."""
-    inputs = [node for node in analysis.graph.graph.nodes if node.op == "placeholder"]
+    inputs = [node for node in one.graph.graph.nodes if node.op == "placeholder"]
     tensors = [value for node in inputs if isinstance(value := fake(node), torch.Tensor)]
     if config.cuda_graphs == "off" or not tensors or tensors[0].device.type not in RECORDERS:
         return None
     asked = config.cuda_graphs == "on" or bool(patches.get("triton.cudagraphs"))
     if config.cuda_graphs == "mode" and not asked:
         return None
-    segments = segment_operands(analysis.top, analysis.effects)
+    segments = segment_operands(one.top, effects)
     places = [
         SegmentPlace(i, one.name, one.weights, one.others, one.skippable, one.refusal) for i, one in enumerate(segments)
     ]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .plans import Plan
 from .readers import (
     BYTES,
     FLAG,
@@ -20,6 +21,7 @@ from .readers import (
     MASK_NAMES,
     MODULES,
     NUMBERS,
+    PLAN,
     RATES,
     Accepts,
     Names,
@@ -72,8 +74,8 @@ class CacheConfig:
         "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
     bn: int = _knob(_DEFAULT["bn"], number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
     policy: str = _knob("dbcache", plugin(),
-        "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, or your "
-        "own")
+        "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, plan, or "
+        "your own")
     residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], number(0, real=True),
         "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
     warmup_steps: int = _knob(_DEFAULT["warmup_steps"], number(0), "initial computed steps", peer="max_warmup_steps")
@@ -122,6 +124,11 @@ class CacheConfig:
     step_mask: str | None = _knob(None, MASK,
         "one digit per step, for policy=mask: 1101 computes all but the third; or, with num_steps, a mask by name",
         peer="steps_computation_mask")
+    plan: Plan | None = _knob(None, PLAN,  # noqa: RUF009 - as the others
+        "a plan that dit_compile.tune has made: its steps are computed, the others are forecast with its weights. A "
+        "run that it does not fit goes on with the other settings")
+    plan_guard: bool = _knob(False, FLAG,
+        "1 measures differences also under a plan, and computes a step whose difference is out of family")
     interval: int = _knob(3, number(1), "every n-th step computes, for policy=interval and delta_dit")
     probe: str = _knob("residual", choice("residual", "hidden"),
         "what dbcache compares: the effect of the front blocks, or the stream behind them", structure=True)
@@ -179,10 +186,17 @@ class CacheConfig:
                 f'policy="magcache" needs mag_ratios ({env_name("mag_ratios")}), the ratios |R_t| / |R_t-1| of '
                 "your model's residual norms from step 1 on, as its authors publish them or you have measured them"
             )
+        if self.policy == "plan" and self.plan is None:
+            raise ConfigError(f'policy="plan" needs plan ({env_name("plan")}), the file that `dit-compile tune` writes')
         if self.policy == "delta_dit" and self.scope != "halves":
             raise ConfigError(f'policy="delta_dit" needs scope="halves" ({env_name("scope")}=halves): two regions')
         if self.policy == "dbprune" and self.scope != "block":
             raise ConfigError(f'policy="dbprune" needs scope="block" ({env_name("scope")}=block): a region per block')
+
+    @property
+    def guard_policy(self) -> str:
+        """The policy that decides where no plan does."""
+        return "dbcache" if self.policy == "plan" else self.policy
 
     def describe(self) -> str:
         """One short line for logs and tables, such as ``F1 B0 W2 C2 t0.12 foca dbcache``."""
@@ -202,7 +216,8 @@ class CacheConfig:
         scope = "" if self.scope == "chain" else f" per {self.scope}"
         stored = "" if self.snapshot_dtype == "model" else f" {self.snapshot_dtype}"
         stored += "" if self.max_bytes is None else f" max {format_bytes(self.max_bytes)}"
-        return f"F{self.fn} B{self.bn} {guard} {forecast} {self.policy}{detail}{scope}{stored}"
+        plan = "" if self.plan is None else f", plan {self.plan}"
+        return f"F{self.fn} B{self.bn} {guard} {forecast} {self.guard_policy}{detail}{scope}{stored}{plan}"
 
 
 SETTINGS: dict[str, Mapping[str, Any]] = {f.name: {**f.metadata, "default": f.default} for f in fields(CacheConfig)}

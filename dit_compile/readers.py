@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from .plans import Plan
+
 MASK_NAMES = ("slow", "medium", "fast", "ultra")  # cache-dit's masks, in policy/mask_presets.py
 Names = Collection[str] | None  # of registered plug-ins; None: any identifier passes
 
@@ -139,6 +141,15 @@ def format_bytes(count: float) -> str:
     raise AssertionError
 
 
+def _read_plan(value: Any) -> Plan:
+    if isinstance(value, Plan):
+        return value
+    path = _read_folder(value)
+    if not os.path.isfile(path):
+        raise ValueError
+    return Plan.read(path)
+
+
 NUMBERS = Accepts("numbers with commas between them", _read_numbers)
 RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
 INDICES = Accepts("indices of blocks with commas between them", _read_indices)
@@ -149,4 +160,5 @@ MASK = Accepts(
     "slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes)", _read_mask, MASK_NAMES
 )
 MODULES = Accepts("names of Python modules with commas between them", _read_modules)
+PLAN = Accepts("the path of a plan file that exists (dit-compile tune writes one), or a Plan", _read_plan)
 FOLDER = Accepts("the path of a folder", _read_folder)

@@ -14,21 +14,17 @@ from .effects import Effects
 from .facts import fake
 from .piece_call import PieceCall, piece_call, put_piece
 
+PieceCode = PieceCall | Callable[..., Any]
+Wrap = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+
 
 def lower(
-    top: GraphModule,
-    pieces: Mapping[str, GraphModule],
-    effects: Mapping[str, Effects],
-    inner: str,
-    patches: Mapping[str, Any],
-    wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] = lambda name, code: code,
-) -> GraphModule:
-    """Compiles every unique piece once and puts the code into each segment of ``top`` (in place).
+    pieces: Mapping[str, GraphModule], effects: Mapping[str, Effects], inner: str, patches: Mapping[str, Any]
+) -> dict[str, PieceCode]:
+    """Compiles every unique piece once.
 
     ``patches`` are Inductor's settings as the user has given them. Inductor's own CUDA graphs are left off: they would
-    be one for each piece. ``wrap`` makes what is called of each segment's name and code.
-
-    Pieces and segments become plain callables: the way through ``nn.Module.__call__`` takes as long as a small kernel.
+    be one for each piece.
     """
     if patches.get("triton.cudagraphs"):
         patches = {**patches, "triton.cudagraphs": False}
@@ -37,7 +33,15 @@ def lower(
         # argument of every piece again takes 2-3 us each, more than all else that cutting the graph costs.
         patches = {"size_asserts": False, **patches}
     with numbers_are_operands():
-        code = {name: _compile_piece(piece, effects[name], inner, patches) for name, piece in pieces.items()}
+        return {name: _compile_piece(piece, effects[name], inner, patches) for name, piece in pieces.items()}
+
+
+def assemble(top: GraphModule, code: Mapping[str, PieceCode], wrap: Wrap = lambda name, code: code) -> GraphModule:
+    """Puts the ``code`` of the pieces into each segment of ``top`` (in place).
+
+    ``wrap`` makes what is called of each segment's name and code. Pieces and segments become plain callables: the way
+    through ``nn.Module.__call__`` takes as long as a small kernel.
+    """
     for name, segment in list(top.named_children()):
         if isinstance(segment, GraphModule):
             for piece in [piece for piece, _ in segment.named_children() if piece in code]:
@@ -48,9 +52,7 @@ def lower(
     return top
 
 
-def _compile_piece(
-    piece: GraphModule, effects: Effects, inner: str, patches: Mapping[str, Any]
-) -> PieceCall | Callable[..., Any]:
+def _compile_piece(piece: GraphModule, effects: Effects, inner: str, patches: Mapping[str, Any]) -> PieceCode:
     if effects.only_views:
         return piece.forward
     with compiled_code() as found:

@@ -47,7 +47,7 @@ class PieceCall:
 
 
 class Outliner:
-    """The unique pieces of one top-level graph; segments share them.
+    """The unique pieces of one graph; all segments of all its cuts share them.
 
     Two stretches of nodes are one piece when their identities are equal (see ``identity``). Names are made for dumps
     and are unique; nothing is looked up by a name that a model has given.
@@ -60,28 +60,35 @@ class Outliner:
         self._outputs: dict[Hashable, list[int]] = {}
         self._names: dict[Hashable, str] = {}
 
-    def outline(self, top: GraphModule) -> GraphModule:
-        """Replaces every segment of ``top`` by calls of unique pieces (in place) and returns ``top``."""
-        segments = {name: module for name, module in top.named_children() if isinstance(module, GraphModule)}
-        stretches = {
-            name: [(identity(segment, nodes), nodes) for nodes in self._stretches(segment)]
-            for name, segment in segments.items()
-        }
-        for key, nodes in itertools.chain.from_iterable(stretches.values()):
+    def outline(self, *tops: GraphModule) -> list[list[PieceCall]]:
+        """Replaces every segment of ``tops``, the cuts of one graph, by calls of unique pieces (in place).
+
+        Returns the calls of each cut, in order of execution.
+        """
+        segments = [
+            (top, name, module, [(identity(module, nodes), nodes) for nodes in self._stretches(module)])
+            for top in tops
+            for name, module in top.named_children()
+            if isinstance(module, GraphModule)
+        ]
+        for key, nodes in itertools.chain.from_iterable(stretches for *_, stretches in segments):
             # a block whose last output nobody reads is still the same block: outputs are the union over all uses
             place = {node: i for i, node in enumerate(nodes)}
             used = [place[node] for node in external_outputs(nodes)]
             self._outputs[key] = sorted({*self._outputs.get(key, ()), *used})
-        for name, segment in segments.items():
-            setattr(top, name, self._rebuild(name, segment, stretches[name]))
-        return top
+        calls: dict[int, list[PieceCall]] = {id(top): [] for top in tops}
+        for top, name, module, stretches in segments:
+            before = len(self.calls)
+            setattr(top, name, self._rebuild(name, module, stretches))
+            calls[id(top)] += self.calls[before:]
+        return list(calls.values())
 
     def uses(self) -> dict[str, list[str]]:
         """For each piece the names of the parts that it runs as."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, dict[str, None]] = {}
         for call in self.calls:
-            found.setdefault(call.piece, []).append(call.where)
-        return found
+            found.setdefault(call.piece, {})[call.where] = None
+        return {piece: list(names) for piece, names in found.items()}
 
     def _rebuild(self, name: str, segment: GraphModule, stretches: list[tuple[Hashable, list[Node]]]) -> GraphModule:
         graph = Graph()

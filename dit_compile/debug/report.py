@@ -146,7 +146,7 @@ class Watch:
         try:
             yield
         finally:
-            self.seconds[name] = time.thread_time() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.thread_time() - start
 
 
 def chain_name(chain: tuple[Block, ...]) -> str:
@@ -178,7 +178,7 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
     total = 0
     for region in plan.regions:
         exits = [exit.node for exit in region.exits]
-        probes = [region.probe_value] if POLICIES[config.policy].needs_probe else []
+        probes = [region.probe_value] if POLICIES[config.guard_policy].needs_probe else []
         if any(free_unbacked_symbols(fake(node)) for node in [*exits, *probes]):
             return None
         for dtype, size in ((fake(node).dtype, nbytes_hint(node)) for node in exits):
@@ -228,7 +228,7 @@ def _advice(fixed_numbers: tuple[tuple[str, str], ...], groups: tuple[str, ...],
             "arguments that are Python numbers became constants of the compiled graph, because an operator takes "
             f"nothing else: {names}. Every new value compiles another graph; pass a tensor where the model accepts one"
         )
-    if groups and POLICIES[config.policy].needs_probe:
+    if groups and POLICIES[config.guard_policy].needs_probe:
         yield (
             f"the skipped blocks contain collectives (process groups {', '.join(groups)}), and every rank decides by "
             "what it measures itself: ranks that differ would wait for each other for ever. Choose a policy that "

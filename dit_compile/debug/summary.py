@@ -23,6 +23,9 @@ REASONS = {
     "mask": "the step mask says compute",
     "mask_end": "behind the end of the step mask",
     "interval": "the interval is over",
+    "plan": "the plan computes it",
+    "plan_mismatch": "the run is not as planned",
+    "out_of_family": "its difference is far from those that the plan was made with",
     "cached_limit": "max_cached_steps reached",
     "consecutive_limit": "max_continuous_cached_steps reached",
     "accumulated_limit": "max_accumulated_diff reached",
@@ -78,6 +81,7 @@ def _print_one(stats: GenerationStats, console: Console) -> None:
         f"saved      {_saved(stats)}; snapshots and probes hold {format_bytes(stats.bytes_held)}",
         *([f"memory     {_capped(stats)}"] if stats.capped else []),
         f"host       waited {stats.host_reads} times for a number; {stats.clock}",
+        *([f"plan       {stats.plan}"] if stats.plan else []),
         *([f"CUDA       graphs for {stats.cuda_graphs}"] if stats.cuda_graphs else []),
     ]
     hint = zero_hit_hint(stats)

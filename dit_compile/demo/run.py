@@ -16,9 +16,9 @@ import dit_compile
 from dit_compile.compat import counters, fresh_inductor_cache
 from dit_compile.config import environment_layer, parse_layer, resolve
 from dit_compile.demo import codec
-from dit_compile.demo.bars import Bars, bars_on
 from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
+from dit_compile.progress import Bars, bars_on
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,9 +1,9 @@
 """WHEN to reuse: one small class per guard policy. Numbers in, a verdict with its reason out."""
 
-from . import adacache, dbcache, dbprune, delta_dit, easycache, interval, magcache, mask, teacache
+from . import adacache, dbcache, dbprune, delta_dit, easycache, interval, magcache, mask, plan, teacache
 from .base import POLICIES, Policy, StepView, Verdict, register_policy
 
 __all__ = [
     "POLICIES", "Policy", "StepView", "Verdict", "adacache", "dbcache", "dbprune", "delta_dit", "easycache",
-    "interval", "magcache", "mask", "register_policy", "teacache",
+    "interval", "magcache", "mask", "plan", "register_policy", "teacache",
 ]  # fmt: skip

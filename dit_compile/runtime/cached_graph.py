@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
 from ..forecast import FORECASTERS, Forecaster
+from ..plans import Cut, Plan
 from ..policy import POLICIES, Policy
 from .call import CallStep
+from .code import Code, CutCode
 from .cuda_graphs import GraphedCode
 from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
 from .inputs import Call
+from .observer import ObservedCall, observing
+from .planned import PlannedRun, found_in, mismatch, release
 from .region import CallFacts, GraphInfo
-from .rows import RowPlaces
 from .session import Session, SessionInUse, current_session
 from .state import ModuleState
 from .stats import GenerationStats
@@ -35,49 +39,8 @@ log = logging.getLogger("dit_compile")
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True)
-class ClockPlaces:
-    """Where the clock's inputs stand in the argument list of the graph."""
-
-    owner: tuple[int, ...]
-    moving: tuple[int, ...]
-    timestep: int | None
-    conditioning: tuple[int, ...]
-    side: tuple[int, ...] = ()
-    numbers: tuple[int, ...] = ()
-    fixed_time: float | None = None  # the time that the graph serves alone, where it has no input for it
-    resumed: bool = False  # the graph is what follows a graph break
-
-
-@dataclass(frozen=True)
-class Code:
-    """A compiled top-level graph, and what is known of it.
-
-    ``tap`` is what its guards measure. ``rows`` says for each region how rows are taken from its operands, or why they
-    cannot be. ``frame`` numbers the function that Dynamo took the graph from; graphs of one function with equal
-    ``signature`` share snapshots. None: a graph of its own. ``bound`` are weights that a call does not pass.
-    ``graphed`` runs ``forward`` with CUDA graphs, where they can be used.
-    """
-
-    forward: Callable[..., Any]
-    places: ClockPlaces
-    name: str
-    tap: str
-    rows: tuple[RowPlaces | str, ...]
-    mains: tuple[int | None, ...]
-    frame: int | None = None
-    signature: object = None
-    bound: BoundPlaces | None = None
-    graphed: GraphedCode | None = None
-
-
-def no_code(*args: Any) -> Any:
-    """``Code.forward`` of a graph whose code is kept apart from what is known of it."""
-    raise AssertionError("the code of this graph is kept apart")
-
-
 class Settings(NamedTuple):
-    """What the process-wide ``overrides`` and those of a session resolve to."""
+    """What the process-wide ``overrides`` and those of a session resolve to. ``policy`` decides where no plan does."""
 
     overrides: Mapping[str, Any]
     config: CacheConfig
@@ -99,11 +62,9 @@ class CachedGraph:
         process-wide settings of ``configure()``."""
         self.number = next(_numbers)
         self._code = code
-        rows = tuple(None if isinstance(places, str) else places for places in code.rows)
         self._frame = code.frame if code.frame is not None else -1 - self.number
-        self._info = GraphInfo(self._frame, rows, code.mains, code.signature)
+        self._infos = {cut: _info(cut, self._frame) for cut in code.cuts}
         self._warned = self._timeless = False
-        self._forward, self._graphed = code.forward, code.graphed
         self._places = code.places
         self._bound = code.bound if code.bound is not None and code.bound.names else None
         self._complete = _merger(self._bound) if self._bound is not None else None
@@ -129,18 +90,38 @@ class CachedGraph:
                 "give each request a name of its own, with dit_compile.session(name)"
             )
         try:
-            step = self._begin(args, state, owner, session)
-            if self._graphed is None:
-                return self._forward(step, *args)
-            results, used = self._graphed.run(self._table.graphs(owner), self._forward, step, args)
-            if (generation := step.facts.state.generation) is not None:
-                generation.cuda_graphs = used
+            step, cut = self._begin(args, state, owner, session)
+            if (observer := observing.get()) is not None:
+                return observer.call(self._observed(step, cut, owner, args))
+            if cut.graphed is None:
+                results = cut.forward(step, *args)
+            else:
+                results = self._run_graphed(cut, cut.graphed, step, owner, args)
+            if (planned := step.facts.planned) is not None:
+                planned.end_call(step.facts.call.moving, results)
             return results
         except BaseException:
             self._table.forget(owner, session.name)  # a half-done step must not be continued
             raise
         finally:
             state.busy.release()
+
+    def _observed(self, step: CallStep, cut: CutCode, owner: Owner, args: tuple[Any, ...]) -> ObservedCall:
+        weights = functools.partial(self._weights, owner, args)
+        return ObservedCall(
+            step.facts, cut, self._code.structure, owner, weights, lambda other: cut.forward(other, *args)
+        )
+
+    def _weights(self, owner: Owner, args: Sequence[Any]) -> str:
+        return owner.digest([args[i] for i in self._places.owner])
+
+    def _run_graphed(
+        self, cut: CutCode, graphed: GraphedCode, step: CallStep, owner: Owner, args: tuple[Any, ...]
+    ) -> Any:
+        results, used = graphed.run(self._table.graphs(owner), cut.forward, step, args)
+        if (generation := step.facts.state.generation) is not None:
+            generation.cuda_graphs = used
+        return results
 
     def _owner(self, args: tuple[Any, ...]) -> Owner:
         """The module that is called: that of the last call, if its weights are the same and none has died since."""
@@ -158,20 +139,22 @@ class CachedGraph:
         known = session.settings.get(self.number)
         if known is None or known.overrides is not overrides:
             config = resolve(*self._layers, overrides, session.overrides)
-            policy = POLICIES.instance(config.policy)
-            tap = policy.tap(config)
-            if config.enabled and policy.needs_probe and tap != self._code.tap:
+            policy = POLICIES.instance(config.guard_policy)
+            tap, compiled = policy.tap(config), self._code.cuts[0].tap
+            if config.enabled and policy.needs_probe and tap != compiled:
                 raise ConfigError(
                     f"policy {config.policy!r} watches {tap!r}, but the graph was compiled to watch "
-                    f"{self._code.tap!r}: choose the policy when compiling, "
+                    f"{compiled!r}: choose the policy when compiling, "
                     f'torch.compile(..., options={{"policy": "{config.policy}"}})'
                 )
             known = Settings(overrides, config, policy, FORECASTERS.instance(config.forecast))
             session.settings[self.number] = known
         return known
 
-    def _begin(self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session) -> CallStep:
-        """Places the call in time and drops what is of no use from there on."""
+    def _begin(
+        self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session
+    ) -> tuple[CallStep, CutCode]:
+        """Places the call in time and drops what is of no use from there on; says which cut of the graph runs."""
         _, config, policy, forecaster = self.settings(session)
         places, outbox = self._places, Outbox()
         call = self._call(args, state, owner)
@@ -181,7 +164,10 @@ class CachedGraph:
             state.clock.told = told = None
         never_waits = config.decision == "lagged" and (policy.lagged or policy.measures(config))
         lags = policy.lagged or never_waits
-        blind = not ((policy.measures(config) and not lags) or config.num_steps is not None or told is not None)
+        measures = policy.measures(config) and not lags and config.plan is None
+        blind = not (measures or config.num_steps is not None or told is not None)
+        if told is None and state.planned is not None and state.planned.is_last(state.clock.step):
+            call.read_time(outbox)  # it tells whether a generation begins
         main, state = state, state_of(state, call, blind=blind)
         position = state.clock.place(call, outbox, cfg=config.cfg, num_steps=config.num_steps, blind=blind)
         begins = position.new_generation or state.generation is None
@@ -190,9 +176,7 @@ class CachedGraph:
         for start in position.restarts:
             state.restart(start)
         if begins:
-            name = self._table.label(owner, self._name)
-            stats = GenerationStats(name, session.name, config, self._clock_source(config))
-            state.begin_generation(stats, sample(call.moving))
+            self._begin_generation(state, config, call, args, owner, session)
         assert state.generation is not None
         state.generation.host_reads += position.waited
         if position.left or position.new_prompt or position.settled is not None:
@@ -206,10 +190,55 @@ class CachedGraph:
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])
+        planned, cut = state.planned, self._code.cuts[0]
+        if planned is not None:
+            planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
+            if planned.ended is not None or not config.enabled:
+                planned = None
+        if planned is not None:
+            policy, lags, never_waits = planned.policy, False, False
+        observer = observing.get()
+        if observer is not None:
+            cut = self._cut_for(observer.cut) or cut
+        elif planned is not None:
+            cut = self._cut_for(planned.part.cut) or cut
         facts = CallFacts(
-            self._info, state, position.branch, config, policy, forecaster, call, numbers, outbox, lags, never_waits
-        )
-        return CallStep(facts)
+            self._infos[cut], state, position.branch, config, policy, forecaster, call, numbers, outbox, planned, lags,
+            never_waits,
+        )  # fmt: skip
+        return CallStep(facts), cut
+
+    def _begin_generation(
+        self, state: ModuleState, config: CacheConfig, call: Call, args: Sequence[Any], owner: Owner, session: Session
+    ) -> None:
+        name = self._table.label(owner, self._name)
+        stats = GenerationStats(name, session.name, config, self._clock_source(config))
+        state.begin_generation(stats, sample(call.moving))
+        if config.plan is not None and config.enabled and observing.get() is None:
+            state.planned = self._planned(config, config.plan, call, args, owner)
+            stats.plan = state.planned.text if state.planned is not None else str(config.plan.problem)
+
+    def _planned(
+        self, config: CacheConfig, plan: Plan, call: Call, args: Sequence[Any], owner: Owner
+    ) -> PlannedRun | None:
+        """The generation that begins with ``call`` under the part of ``plan`` that is for it; None where the plan is of
+        no use at all."""
+        numbers = tuple([float(args[i]) for i in self._places.numbers])
+        weights = self._weights(owner, args)
+        found = found_in(call, self._code.structure, weights, release(torch.__version__), numbers)
+        problems = [mismatch(part.conditions, found) for part in plan.parts]
+        if not problems:
+            self._table.say(plan.source, f"dit_cache: the plan is not applied, the guard decides: {plan.problem}")
+            return None
+        number = problems.index(None) if None in problems else 0
+        part, why = plan.parts[number], problems[number]
+        if why is None and self._cut_for(part.cut) is None:
+            why = "the model was compiled without it: give the plan to compile, or set DIT_CACHE_PLAN before"
+        return PlannedRun(part, f"the plan {plan}", guarded=config.plan_guard, say=self._table.say, ended=why)
+
+    def _cut_for(self, cut: Cut) -> CutCode | None:
+        """The compiled cut that a plan for ``cut`` runs on."""
+        return next((code for code in self._code.cuts if code.cut == cut and code.tap == "residual"), None)
 
     def _call(self, args: Sequence[Any], state: ModuleState, owner: Owner) -> Call:
         places = self._places
@@ -241,7 +270,7 @@ class CachedGraph:
 
     def _warn_undivided(self, config: CacheConfig) -> None:
         self._warned = True
-        for places in set(self._code.rows):
+        for places in set(self._code.cuts[0].rows):
             if isinstance(places, str):
                 log.warning("dit_cache: batch_decision=%s has no effect here: %s", config.batch_decision, places)
             elif places.whole is not None:
@@ -260,6 +289,11 @@ class CachedGraph:
         return (
             "a generation begins where the conditioning changes (the model has no timestep input that was recognised)"
         )
+
+
+def _info(code: CutCode, frame: int) -> GraphInfo:
+    rows = tuple(None if isinstance(places, str) else places for places in code.rows)
+    return GraphInfo(frame, rows, code.mains, code.signature)
 
 
 def _merger(bound: BoundPlaces) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:

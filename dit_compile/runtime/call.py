@@ -16,6 +16,7 @@ from ..kernels.probe import probe, residual_of
 from ..policy import StepView, Verdict
 from .arrivals import learn, look_at_last_step, take_measured
 from .measured import Measured
+from .planned import PlannedRun
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import SideInputs, relative_change
@@ -40,7 +41,7 @@ class CallStep:
         config, places = facts.config, facts.graph.rows[region]
         if facts.lags and region == 0 and config.enabled:
             self.mean = look_at_last_step(facts)
-        divided = config.batch_decision != "one" and places is not None and config.enabled
+        divided = config.batch_decision != "one" and places is not None and config.enabled and facts.planned is None
         rows: Sequence[Rows] = row_groups(config.batch_decision, value.shape[0]) if divided else (WHOLE,)
         decisions = [self._begin(region, number, part, entry, value) for number, part in enumerate(rows)]
         undecided = [decision for decision in decisions if decision.verdict is None]
@@ -225,22 +226,49 @@ class CallStep:
         """
         if not verdict.reuse:
             return verdict
-        slots, facts, points = decision.slots, self.facts, self._points
-        try:
-            now, before = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
-            decision.weights = checked_weights(facts.forecaster, before, now, facts.config)
-            if facts.state.clock.times.repeats:
-                decision.weights = damped(decision.weights)
-        except ForecastError as error:
-            if self._first("forecaster_error"):
-                log.warning(
-                    "dit_cache: the forecaster %r failed, such steps are computed: %s", facts.config.forecast, error,
-                    exc_info=error.__cause__,
-                )  # fmt: skip
-            return Verdict(False, "forecaster_error")
-        known, waited = slots.is_finite()
+        slots, facts = decision.slots, self.facts
+        if facts.planned is not None:
+            planned = self._planned_weights(facts.planned, decision)
+            if planned is None:
+                return Verdict(False, "plan_mismatch")
+            decision.weights = planned
+        else:
+            try:
+                decision.weights = self._forecast_weights(decision)
+            except ForecastError as error:
+                if self._first("forecaster_error"):
+                    log.warning(
+                        "dit_cache: the forecaster %r failed, such steps are computed: %s", facts.config.forecast,
+                        error, exc_info=error.__cause__,
+                    )  # fmt: skip
+                return Verdict(False, "forecaster_error")
+        known, waited = slots.is_finite(wait=facts.planned is None)
         self._generation.host_reads += waited
         return verdict if known else self._non_finite(slots)
+
+    def _planned_weights(self, planned: PlannedRun, decision: Decision) -> Sequence[Sequence[float]] | None:
+        """The plan's weights, for each value that leaves the region; None where the run is not as planned."""
+
+        def times() -> Sequence[float | None]:
+            self._settle()
+            return self.facts.state.clock.times.values
+
+        self._generation.host_reads += planned.settle(times)
+        steps = [snapshot.step for snapshot in decision.slots.ring]
+        return planned.weights(self._step, self.facts.branch, decision.region, steps)
+
+    def _forecast_weights(self, decision: Decision) -> list[list[float]]:
+        """The forecaster's weights, for each value that leaves the region."""
+        facts, slots, points = self.facts, decision.slots, self._points
+        now, before = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
+        weights = checked_weights(facts.forecaster, before, now, facts.config)
+        if facts.state.clock.times.repeats:
+            weights = damped(weights)
+        main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None
+        if main is None:
+            return [weights] * len(slots.outputs)
+        latest = [0.0] * (len(weights) - 1) + [1.0]
+        return [weights if i == main else latest for i in range(len(slots.outputs))]
 
     def _measure(self, decision: Decision) -> None:
         """Measures what the policy will want to compare with at a later step."""

@@ -15,6 +15,7 @@ from ..policy import Policy, StepView, Verdict
 from .budget import Share
 from .cuda_graphs import room_in_graph, without_graph
 from .inputs import Call
+from .planned import PlannedRun
 from .rows import RowPlaces, Rows, made, rows_like, take
 from .slots import Slots, snapshot_bytes
 from .state import ModuleState
@@ -43,8 +44,8 @@ class GraphInfo:
 class CallFacts:
     """What all regions of one call of a model have in common. ``numbers`` are those inputs that are Python numbers.
 
-    ``lags``: steps are decided by what the last one has measured; ``never_waits``: and, where that has not arrived,
-    they are computed.
+    ``planned`` is the plan that is in force. ``lags``: steps are decided by what the last one has measured;
+    ``never_waits``: and, where that has not arrived, they are computed.
     """
 
     graph: GraphInfo
@@ -56,6 +57,7 @@ class CallFacts:
     call: Call
     numbers: tuple[float, ...]
     outbox: Outbox
+    planned: PlannedRun | None = None
     lags: bool = False
     never_waits: bool = False
 
@@ -79,7 +81,7 @@ class Decision:
     view: StepView = field(init=False, repr=False)  # what the policy sees, where there is something to reuse
     residual: Tensor | None = field(default=None, repr=False)
     diff: float | None = None
-    weights: list[float] = field(default_factory=list)
+    weights: Sequence[Sequence[float]] = ()
 
     @property
     def reuse(self) -> bool:
@@ -119,7 +121,22 @@ class RegionCall:
         for decision in self.decisions:
             mine = [decision.rows.of(output) for output in outputs] if parts > 1 else outputs
             self._computed(decision, mine, _of(decision, bases) if parts > 1 else bases, watch, parts)
+        if self.facts.planned is not None:
+            return self._corrected(self.facts.planned, region, outputs, bases)
         return outputs
+
+    def _corrected(
+        self, planned: PlannedRun, region: Callable[..., Any], outputs: Sequence[Tensor], bases: Bases
+    ) -> Sequence[Tensor]:
+        """What the region has computed, with the plan's weights for it and for earlier steps."""
+        if len(self.decisions) > 1:
+            return outputs
+        decision, facts = self.decisions[0], self.facts
+        steps = [snapshot.step for snapshot in decision.slots.ring]
+        weights = planned.weights(facts.state.clock.step, facts.branch, decision.region, steps)
+        if weights is None or steps[-1:] != [facts.state.clock.step]:
+            return outputs
+        return decision.slots.forecast(weights, bases, room_in_graph(region, decision.slots.outputs))
 
     def _all_reuse(self, region: Callable[..., Any], bases: Bases, device: torch.device) -> Sequence[Tensor]:
         decisions = self.decisions
@@ -162,9 +179,7 @@ class RegionCall:
         return outputs
 
     def _forecast(self, decision: Decision, bases: Bases, outs: Sequence[Tensor] | None) -> Sequence[Tensor]:
-        facts = self.facts
-        main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None
-        return decision.slots.forecast(decision.weights, bases, outs, main)
+        return decision.slots.forecast(decision.weights, bases, outs)
 
     def _reused(self, decision: Decision, bases: Bases, watch: Stopwatch | None, parts: int) -> None:
         self._record(decision, "reuse", watch, parts)
@@ -185,6 +200,9 @@ class RegionCall:
         self, decision: Decision, values: Sequence[Tensor], bases: Bases, watch: Stopwatch | None, parts: int
     ) -> None:
         self._record(decision, "compute", watch, parts)
+        planned, verdict = self.facts.planned, decision.verdict
+        if planned is not None and verdict is not None:
+            planned.computed(self.facts.state.clock.step, verdict.reason)
         if self.facts.config.enabled:
             self._keep(decision, values, bases)
 
@@ -204,13 +222,15 @@ class RegionCall:
             state.capped(granted, wanted, config.max_bytes)
         if granted:
             step, points = state.clock.step, state.clock.times.points
-            again = bool(slots.ring) and points[slots.ring[-1].step] == points[step]
+            again = bool(slots.ring) and points[slots.ring[-1].step] == points[step] and facts.planned is None
             slots.store(step, granted, values, bases, config.snapshot_dtype, facts.outbox, again=again)
             if policy.watches_change:
                 slots.watch_change(facts.outbox)
 
     def _wanted_snapshots(self) -> int:
         """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""
+        if self.facts.planned is not None:
+            return self.facts.planned.part.snapshots
         try:
             return wanted_snapshots(self.facts.forecaster, self.facts.config)
         except ForecastError:

@@ -242,34 +242,31 @@ class Slots:
 
     def forecast(
         self,
-        weights: Sequence[float],
+        weights: Sequence[Sequence[float]],
         bases: Sequence[Tensor | None],
         outs: Sequence[Tensor] | None = None,
-        only: int | None = None,
     ) -> Sequence[Tensor]:
-        """``base + sum_j weights[j] * snapshot[j]`` for each value, written into ``outs`` where they are given;
-        snapshots of weight zero are not read. With ``only``, all values but that one reuse the latest snapshot."""
-        used = [(weight, snap.values) for weight, snap in zip(weights, self.ring, strict=True) if weight != 0.0]
-        if not used:
-            used = [(0.0, self.ring[-1].values)]
-        latest = [(1.0, self.ring[-1].values)]
+        """``base + sum_j weights[i][j] * snapshot[j]`` for each value i, written into ``outs`` where they are given;
+        snapshots of weight zero are not read."""
         outs = self.room() if outs is None else outs
-        for i, (base, out) in enumerate(zip(bases, outs, strict=True)):
-            terms = used if only is None or i == only else latest
-            stored = [values[i] for _, values in terms]
-            scales = [one.scale for one in stored if one.scale is not None]
-            weighted_sum(base, [one.data for one in stored], [weight for weight, _ in terms], out, scales)
+        for i, (base, out, mine) in enumerate(zip(bases, outs, weights, strict=True)):
+            terms = [(weight, snap.values[i]) for weight, snap in zip(mine, self.ring, strict=True) if weight != 0.0]
+            terms = terms or [(0.0, self.ring[-1].values[i])]
+            scales = [one.scale for _, one in terms if one.scale is not None]
+            weighted_sum(base, [one.data for _, one in terms], [weight for weight, _ in terms], out, scales)
         return outs
 
-    def is_finite(self) -> tuple[bool, bool]:
-        """Whether everything here may be reused, and whether the host waited for that; looked at once.
+    def is_finite(self, *, wait: bool = True) -> tuple[bool, bool]:
+        """Whether everything here may be reused, as far as that is known (``wait``: all of it), and whether the host
+        waited for that; looked at once.
 
         Of what the last forecast was added to, nothing is kept: it is not waited for.
         """
         finite, waited = True, False
         for snapshot in self.ring:
-            check, snapshot.check = snapshot.check, None
-            if check is not None:
+            check = snapshot.check
+            if check is not None and (wait or check.ready()):
+                snapshot.check = None
                 waited = waited or not check.ready()
                 finite = finite and check.finite()
         if self.bases is not None and self.bases.ready():

@@ -15,6 +15,7 @@ from ..readers import format_bytes
 from .budget import Budget
 from .clock import Clock, Position
 from .inputs import Identity
+from .planned import PlannedRun
 from .slots import Slots
 from .stats import GenerationStats
 
@@ -76,6 +77,7 @@ class ModuleState:
     current: int = 0  # the one of them that was called last
     several: bool = False  # whether they do advance together, as is known two steps later
     trail: Trail = field(default_factory=Trail)
+    planned: PlannedRun | None = None  # the generation under a plan
     announced: int | None = None  # fewest snapshots per region that a message has said the memory cap allows
 
     def is_default(self) -> bool:
@@ -86,7 +88,7 @@ class ModuleState:
         """Ends the running generation and frees its snapshots."""
         self.end_generation()
         self.free()
-        self.generation, self.origin = stats, origin
+        self.generation, self.origin, self.planned = stats, origin, None
         self.history.append(stats)
 
     def end_generation(self) -> None:
@@ -96,6 +98,9 @@ class ModuleState:
         stats = self.generation
         if stats is not None and not stats.ended:
             stats.ended = True
+            if self.planned is not None:
+                self.planned.end()
+                stats.plan = self.planned.text
             stats.bytes_held = self.bytes_held()
             self.on_end(stats)
 
@@ -112,6 +117,8 @@ class ModuleState:
         self.diffs.clear()
         for step in moved:
             step.index -= start
+        if self.planned is not None:
+            self.planned = self.planned.restarted()
         self.generation = old.successor()
         self.generation.steps = moved
         self.history.append(self.generation)
@@ -181,6 +188,6 @@ class ModuleState:
     def take_over(self, other: ModuleState) -> None:
         """Goes on with the generation of ``other``."""
         self.clock, self.slots, self.diffs = other.clock, other.slots, other.diffs
-        self.generation, self.origin, self.latest, self.prompts = (
-            other.generation, other.origin, other.latest, other.prompts
+        self.generation, self.origin, self.latest, self.prompts, self.planned = (
+            other.generation, other.origin, other.latest, other.prompts, other.planned
         )  # fmt: skip

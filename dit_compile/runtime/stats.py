@@ -83,7 +83,8 @@ class GenerationStats:
     ``capped`` counts computed steps that for ``max_bytes`` kept fewer snapshots than the forecaster weighs,
     ``bytes_wanted`` is what the module would then have held over all sessions without it.
     ``host_reads`` counts how often the host waited for a number, ``clock`` says how generations are told apart,
-    ``cuda_graphs`` which segments were replayed at the last call and why others were not (empty: none could be).
+    ``cuda_graphs`` which segments were replayed at the last call and why others were not (empty: none could be),
+    ``plan`` which plan was in force, or why not (empty: there was none).
     """
 
     module: str
@@ -96,6 +97,7 @@ class GenerationStats:
     bytes_wanted: int = 0
     host_reads: int = 0
     cuda_graphs: str = ""
+    plan: str = ""
     ended: bool = False
     _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
 
@@ -179,5 +181,6 @@ class GenerationStats:
             "bytes_wanted": self.bytes_wanted,
             "host_reads": self.host_reads,
             "cuda_graphs": self.cuda_graphs,
+            "plan": self.plan,
             "steps": steps,
         }

@@ -71,14 +71,14 @@ class SideTable:
         return owner
 
     def _say_replaced(self, graph: int) -> None:
-        self._say(
+        self.say(
             graph,
             "dit_cache: every call is computed: the model has new weights at each call, as where parameters are "
             "replaced to offload them (sequential CPU offload), and what was kept with other weights is not reused. "
             "Offload without new parameters: enable_model_cpu_offload() or enable_group_offload() of diffusers",
         )
 
-    def _say(self, key: object, message: str) -> None:
+    def say(self, key: object, message: str) -> None:
         """Once."""
         if key not in self._said:
             self._said.add(key)
@@ -108,7 +108,7 @@ class SideTable:
         """The CUDA graphs of a module; they go with it."""
         graphs = owner.graphs
         if graphs is None:
-            graphs = owner.graphs = ModuleGraphs(self._say)
+            graphs = owner.graphs = ModuleGraphs(self.say)
         return graphs
 
     def free_graphs(self, owners: Iterable[Owner]) -> None:
@@ -132,7 +132,7 @@ class SideTable:
         states = list(self._states.items())
         others = [other for (known, _), other in states if other is not state and other.is_default() and known is owner]
         if follow(state, others, call, position):
-            self._say(
+            self.say(
                 "moved",
                 "dit_cache: the steps of one generation come from several threads, outside of any session. Each thread "
                 "has a state of its own, so a step that follows one of another thread is computed, and little is "

@@ -22,6 +22,7 @@ class Times:
     """What the times of the calls tell of the steps of one module in one session."""
 
     points: list[int] = field(default_factory=list)  # of each step: how many other times came before it
+    values: list[float | None] = field(default_factory=list)  # of each step, None until it is known
     direction: int = 0  # -1 when times fall, +1 when they rise; learnt once, kept over generations
     last: float | None = None
     repeats: bool = False  # whether steps have had one time, as those of a solver that evaluates twice have
@@ -37,6 +38,7 @@ class Times:
         again = bool(self.points) and time is not None and time == self.last
         self.repeats |= again
         self.points.append(self.points[-1] + (not again) if self.points else 0)
+        self.values.append(time)
         if time is not None:
             self.observe(time)
         return begins
@@ -61,9 +63,12 @@ class Times:
         """Takes in the time of ``step``, which has been placed before; True: it began a new generation, of which it is
         step 0 from now on."""
         jumped = step > 0 and self.jumped(time)
+        if step < len(self.values):
+            self.values[step] = time
         if jumped:
             self._first = self.last = None
             self._moves = 0
+            self.values = self.values[step:]
             self.points = [point - self.points[step] for point in self.points[step:]]
             self.repeats = len(self.points) > 1 + self.points[-1]
         elif step > 0 and time == self.last:
@@ -75,6 +80,6 @@ class Times:
     def end(self) -> None:
         if self._moves < 2:
             self.direction = 0  # one move proves nothing: it may have been two runs of one step each
-        self.points, self.repeats = [], False
+        self.points, self.values, self.repeats = [], [], False
         self._first = self.last = None
         self._moves = 0

@@ -17,6 +17,7 @@ from torch import Tensor
 from .budget import Budget
 from .cuda_graphs import ModuleGraphs
 from .stats import GenerationStats
+from .weights_digest import weights_digest, weights_state
 
 HISTORY = 64  # generations remembered per module
 
@@ -62,6 +63,14 @@ class Owner:
     budget: Budget = field(default_factory=Budget)
     graphs: ModuleGraphs | None = None
     models: weakref.WeakKeyDictionary[torch.nn.Module, bool] = field(default_factory=weakref.WeakKeyDictionary)
+    _digest: tuple[tuple[object, ...], str] | None = None
+
+    def digest(self, tensors: Sequence[Tensor]) -> str:
+        """``weights_digest`` of ``tensors``, the weights; taken anew where one was written to or moved."""
+        now = weights_state(tensors)
+        if self._digest is None or self._digest[0] != now:
+            self._digest = (now, weights_digest(tensors))
+        return self._digest[1]
 
     def is_part_of(self, model: torch.nn.Module) -> bool:
         """Whether ``model``, the one that a pipeline speaks of, has any of these weights."""

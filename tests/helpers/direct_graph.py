@@ -10,7 +10,9 @@ from torch import Tensor
 
 from dit_compile.config import CacheConfig, parse_layer
 from dit_compile.passes.guard_ops import compute_or_forecast, guard
-from dit_compile.runtime.cached_graph import CachedGraph, ClockPlaces, Code
+from dit_compile.plans import Cut
+from dit_compile.runtime.cached_graph import CachedGraph
+from dit_compile.runtime.code import ClockPlaces, Code, CutCode
 from dit_compile.runtime.table import SideTable
 
 WEIGHT = torch.tensor(0.7)
@@ -41,7 +43,8 @@ class DirectGraph:
 
     def __init__(self, **options: Any) -> None:
         self.table = SideTable(on_end=lambda stats: None)
-        code = Code(_forward, ClockPlaces((0,), (1,), 2, (3,)), "direct", "residual", ("no rows",), (0,))
+        cut = CutCode(_forward, Cut(1, 0, "chain"), "residual", ("no rows",), (0,))
+        code = Code((cut,), ClockPlaces((0,), (1,), 2, (3,)), "direct")
         overrides: dict[str, Any] = {}  # one object, as in the package: a new one has all settings resolved again
         self._graph = CachedGraph(code, [parse_layer(options, where="option")], self.table, lambda: overrides)
 

@@ -20,18 +20,19 @@ FOLDERS = {
 # What a part may import of ours, itself included; parts that are not named may import anything but APPLICATIONS.
 ALLOWED = {
     "compat": {"compat"},
-    "readers": {"readers"},
-    "config": {"config", "readers", "compat"},
+    "plans": {"plans"},
+    "readers": {"readers", "plans"},
+    "config": {"config", "readers", "compat", "plans"},
     "registry": {"registry"},
     "kernels": {"kernels"},
     "passes": {"passes", "compat"},
     "policy": {"policy", "config", "registry"},
     "forecast": {"forecast", "config", "registry"},
     "plugins": {"plugins", "policy", "forecast", "config", "readers"},
-    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry", "compat"},
+    "runtime": {"runtime", "policy", "forecast", "kernels", "config", "readers", "registry", "compat", "plans"},
 }
 APPLICATIONS = {"cli", "demo"}
-NO_TORCH = {"readers", "config", "registry", "policy", "forecast", "plugins"}
+NO_TORCH = {"readers", "plans", "config", "registry", "policy", "forecast", "plugins"}
 
 # Families of diffusers transformers and the names of their block lists: the graph is read, never the model.
 MODEL_WORDS = frozenset(

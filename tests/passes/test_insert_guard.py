@@ -21,7 +21,9 @@ def transform(gm, front=1, back=0, scope="chain", whole=False):
     chain = find_blocks(gm)
     plan = plan_region(gm, chain, front=front, back=back, scope=scope)
     outliner = Outliner(whole=whole)
-    return outliner.outline(insert_guard(gm, plan)), outliner, plan
+    top = insert_guard(gm, plan)
+    outliner.outline(top)
+    return top, outliner, plan
 
 
 class AlwaysCompute:

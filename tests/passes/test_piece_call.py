@@ -8,7 +8,7 @@ from torch.fx import Graph, GraphModule
 
 from dit_compile.compat.inductor_code import InductorCode, compiled_code
 from dit_compile.passes.effects import Effects
-from dit_compile.passes.lower import compile_graph, lower
+from dit_compile.passes.lower import assemble, compile_graph, lower
 from dit_compile.passes.piece_call import PieceCall, piece_call
 
 
@@ -171,7 +171,7 @@ def test_inductors_own_code(name):
             graph.output(graph.call_module(callee, (graph.placeholder("x"),)))
         segment = GraphModule({"piece_0": piece_of(build)}, graphs[1])
         top = GraphModule({"segment": segment}, graphs[0])
-        module = lower(top, {"piece_0": piece_of(build)}, {"piece_0": effects}, "inductor", {})
+        module = assemble(top, lower({"piece_0": piece_of(build)}, {"piece_0": effects}, "inductor", {}))
         for _ in range(3):
             given, other = torch.ones(8, 8), torch.ones(8, 8)
             outs, expected = module(given), piece_of(build)(other)

@@ -1,0 +1,222 @@
+"""One generation under a plan: whether it goes as planned, and the weights of its forecasts.
+
+What a plan depends on and what can be known before the first call is checked when the generation begins. Times, small
+inputs and the solver's updates come to the host by and by; before the first forecast the host waits for those of the
+steps before, once. A generation that is not as planned goes on with the guard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..plans import Conditions, Part
+from ..policy.plan import GuardedSteps, PlannedSteps
+from .inputs import Call
+from .transfer import Outbox, Ticket
+from .update_check import TOLERANCE, UpdateCheck, matching
+
+SAME_TIME = 1e-4  # of the largest time
+SAME_NUMBER = 1e-3  # relative; scalars may be float16
+
+
+class Found(NamedTuple):
+    """What is known of a generation at its first call; compared with ``Conditions``."""
+
+    structure: str
+    weights: str
+    dtype: str
+    torch: str
+    shapes: tuple[tuple[int, ...], ...]
+    numbers: tuple[float, ...]
+
+
+def release(version: str) -> str:
+    """``2.13.0+cpu`` -> ``2.13``."""
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def found_in(call: Call, structure: str, weights: str, torch: str, numbers: tuple[float, ...]) -> Found:
+    """What ``call``, the first of a generation, tells."""
+    dtype = str(call.moving[0].dtype).removeprefix("torch.") if call.moving else ""
+    return Found(structure, weights, dtype, torch, shapes_of(call), numbers)
+
+
+def shapes_of(call: Call) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the latents without the batch."""
+    return tuple(tuple(tensor.shape[1:]) for tensor in call.moving)
+
+
+def scalars_of(call: Call) -> list[Tensor]:
+    """Small floating point inputs that are known when a generation begins, such as an embedded guidance: their means,
+    each of shape ()."""
+    small = [one for one in call.conditioning if one.ndim <= 1 and one.is_floating_point() and one.numel()]
+    return [one.detach().float().mean() for one in small]
+
+
+def mismatch(conditions: Conditions, found: Found) -> str | None:
+    """Why a run of which ``found`` is known is not one that the plan was made for."""
+    if found.structure != conditions.structure:
+        return "the model's graph is another one"
+    if found.torch != release(conditions.torch):
+        return f"it was made with torch {release(conditions.torch)}, and this is {found.torch}"
+    if found.dtype != conditions.dtype:
+        return f"the latents are {found.dtype}, the plan's are {conditions.dtype}"
+    if found.weights != conditions.weights:
+        return "the weights are others (another checkpoint, an adapter, quantisation)"
+    if found.shapes != conditions.shapes:
+        return f"the latents have the shape {found.shapes}, the plan's have {conditions.shapes} (without the batch)"
+    if not _same(found.numbers, conditions.numbers):
+        return f"numbers among the inputs are {found.numbers}, the plan's are {conditions.numbers}"
+    return None
+
+
+def _same(found: Sequence[float], wanted: Sequence[float]) -> bool:
+    return len(found) == len(wanted) and all(
+        math.isclose(one, other, rel_tol=SAME_NUMBER, abs_tol=1e-6) for one, other in zip(found, wanted, strict=True)
+    )
+
+
+class PlannedRun:
+    """``part`` is the plan of the module, ``name`` what messages call it, ``guarded`` whether differences are measured.
+    ``ended`` says why the plan is not in force any more. ``say(key, message)`` logs a message once."""
+
+    def __init__(
+        self, part: Part, name: str, *, guarded: bool, say: Callable[[object, str], None], ended: str | None = None
+    ) -> None:
+        self.part = part
+        self.ended: str | None = None
+        self._name, self._guarded, self._say = name, guarded, say
+        steps = part.forecasts
+        self.policy = GuardedSteps(steps, part.differences) if guarded else PlannedSteps(steps)
+        self._largest = max((abs(time) for time in part.conditions.times if time is not None), default=0.0)
+        self._step = -1
+        self._branches: set[int] = set()  # of this step
+        self._timed = 0  # steps whose times have been compared
+        self._scalars: Ticket | None = None
+        self._place: tuple[int, int] | None = None
+        self._settled = False
+        conditions = part.conditions
+        self._updates = UpdateCheck(conditions.rules, conditions.batch_branches)
+        if ended is not None:
+            self._end(ended)
+
+    @property
+    def text(self) -> str:
+        """For statistics."""
+        if self.ended is None:
+            return f"{self._name} in force: {len(self.part.computed)} of {self.part.conditions.steps} steps computed"
+        return f"{self._name} not applied: {self.ended}"
+
+    def is_last(self, step: int) -> bool:
+        """Whether ``step`` is the last one of the plan."""
+        return step == self.part.conditions.steps - 1
+
+    def begin_call(self, step: int, branch: int, times: Sequence[float | None], call: Call, outbox: Outbox) -> None:
+        """A call of ``step`` begins; ``times`` are those of all steps so far, None where they have not arrived."""
+        conditions = self.part.conditions
+        if step != self._step:
+            self._begin_step(step, call, outbox)
+        self._branches.add(branch)
+        if self.ended is None and step < conditions.steps and len(self._branches) > conditions.branches[step]:
+            self._end(f"step {step} has more calls than planned ({conditions.branches[step]})")
+        self._compare(times, wait=False)
+
+    def _begin_step(self, step: int, call: Call, outbox: Outbox) -> None:
+        conditions = self.part.conditions
+        if step != self._step + 1:
+            self._end(f"step {step} follows step {self._step}")
+        elif 0 < step <= conditions.steps and len(self._branches) != conditions.branches[step - 1]:
+            self._end(
+                f"step {step - 1} had {len(self._branches)} calls (branches of guidance), the plan has "
+                f"{conditions.branches[step - 1]}"
+            )
+        elif step == conditions.steps:
+            self._end(f"the generation has more than {conditions.steps} steps")
+        self._step, self._branches = step, set()
+        if self.ended is not None:
+            return
+        if step == 0:
+            self._scalars = outbox.put(scalars_of(call))
+        self._updates.begin(step, call.moving, self._place, outbox)
+
+    def _compare(self, times: Sequence[float | None], *, wait: bool) -> None:
+        """With the plan, what has arrived."""
+        conditions = self.part.conditions
+        while self.ended is None and self._timed < min(len(times), conditions.steps):
+            found, wanted = times[self._timed], conditions.times[self._timed]
+            if found is None and wanted is not None:
+                break
+            if (found is None) != (wanted is None) or (
+                found is not None and wanted is not None and abs(found - wanted) > SAME_TIME * self._largest
+            ):
+                self._end(
+                    f"the time of step {self._timed} is {found}, the plan has {wanted} (other steps or another shift)"
+                )
+            self._timed += 1
+        if self.ended is None and self._scalars is not None and (wait or self._scalars.ready()):
+            found_scalars, self._scalars = tuple(self._scalars.values()), None
+            if not _same(found_scalars, conditions.scalars):
+                self._end(f"small inputs (guidance) are {found_scalars}, the plan has {conditions.scalars}")
+        if self.ended is None:
+            deviation = self._updates.deviation(wait=wait)
+            if deviation is not None and not deviation <= TOLERANCE:
+                self._end(
+                    "guidance, solver or step sizes are others: the first updates of the latents deviate by "
+                    f"{deviation:.1%}"
+                )
+
+    def settle(self, times: Callable[[], Sequence[float | None]]) -> bool:
+        """Called before a forecast. The first time everything that the steps before have sent is compared, for which
+        the host waits; ``times`` waits for those. True: it has waited."""
+        if self._settled:
+            return False
+        self._settled = True
+        waits = not self._updates.arrived() or (self._scalars is not None and not self._scalars.ready())
+        self._compare(times(), wait=True)
+        return waits
+
+    def end_call(self, moving: Sequence[Tensor], results: Any) -> None:
+        """A call has returned ``results``."""
+        if self.ended is not None or self._step >= len(self.part.conditions.rules):
+            return
+        if self._place is None:
+            self._place = matching(moving, results)
+        if self._place is not None:
+            outputs = results if isinstance(results, (tuple, list)) else [results]
+            self._updates.end(self._step, outputs[self._place[1]])
+
+    def weights(self, step: int, branch: int, region: int, sources: Sequence[int]) -> Sequence[Sequence[float]] | None:
+        """For each value that leaves ``region`` one weight for each snapshot of the steps ``sources``; None where they
+        are not the planned ones. Those of a computed step correct it; None where there is nothing to correct."""
+        forecast = self.part.forecasts.get(step) or self.part.corrections.get(step)
+        if self.ended is not None or forecast is None:
+            return None
+        missing = len(sources) - len(forecast.sources)
+        if tuple(sources[missing:]) != forecast.sources or missing < 0:
+            return None
+        older = (0.0,) * missing
+        return [(*older, *stream) for stream in forecast.weights[branch][region]]
+
+    def computed(self, step: int, reason: str) -> None:
+        """A region was computed at ``step``: where it should have been forecast, later forecasts lack their sources."""
+        if step in self.part.forecasts:
+            self._end(f"step {step} was computed ({reason})")
+
+    def restarted(self) -> PlannedRun:
+        """The run of the next generation, whose first calls were taken for calls of this one."""
+        why = "that a generation had begun was noticed late"
+        return PlannedRun(self.part, self._name, guarded=self._guarded, say=self._say, ended=why)
+
+    def end(self) -> None:
+        """The generation is over."""
+        if self.ended is None and self._step + 1 < self.part.conditions.steps and self._step >= 0:
+            self.ended = f"the generation ended after {self._step + 1} of {self.part.conditions.steps} steps"
+
+    def _end(self, why: str) -> None:
+        if self.ended is None:
+            self.ended = why
+            self._say((self._name, why), f"dit_cache: {self._name} is not applied, the guard decides: {why}")

@@ -1,0 +1,154 @@
+"""What a plan is compared with, on prompts that had no part in its fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+from ..api import graphs
+from ..plans import Forecast, Part, Plan
+from ..runtime.stats import GenerationStats
+from .drawing import Artist, Drawn, Prompt
+from .pictures import data_range, psnr
+
+BEST_DB = 100.0  # of pictures that are equal, in means
+PRESETS = ("quality", "balanced", "fast", "ultra")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way to draw the prompts. ``cost`` is in full steps, ``psnr`` in dB for each prompt, ``seconds`` the median
+    of a draw. ``at_cost``: the PSNR is read off between two presets of other costs."""
+
+    name: str
+    cost: float
+    psnr: tuple[float, ...]
+    seconds: float | None = None
+    at_cost: bool = False
+
+    @property
+    def mean(self) -> float:
+        return fmean(min(value, BEST_DB) for value in self.psnr)
+
+    @property
+    def worst(self) -> float:
+        return min(min(self.psnr), BEST_DB)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "name": self.name,
+            "cost": round(self.cost, 3),
+            "psnr": round(self.mean, 2),
+            "worst_psnr": round(self.worst, 2),
+            "psnr_of_each": [round(min(value, BEST_DB), 2) for value in self.psnr],
+            "seconds": None if self.seconds is None else round(self.seconds, 4),
+        }
+
+
+class Contest:
+    """Draws ``prompts`` in several ways and compares the pictures with the uncached ones."""
+
+    def __init__(self, artist: Artist, prompts: Sequence[Prompt], parts: Sequence[Part]) -> None:
+        self._artist, self._prompts = artist, prompts
+        self._steps = sum(part.conditions.steps for part in parts)
+        self._references: list[Drawn] = []
+
+    def reference(self) -> Result:
+        """Every step computed."""
+        self._references = [self._artist.draw(prompt, enabled=False) for prompt in self._prompts]
+        return self._result("every step computed", self._references, float(self._steps))
+
+    def plan(self, plan: Plan, name: str = "plan") -> Result:
+        """Under ``plan``."""
+        drawn = [self._artist.draw(prompt, plan=plan) for prompt in self._prompts]
+        not_applied = [one.plan for draw in drawn for one in draw.generations if "in force" not in one.plan]
+        cost = plan.cost if not not_applied else float("nan")
+        return self._result(name, drawn, cost)
+
+    def reused(self, plan: Plan) -> Result:
+        """The steps of ``plan``, but what a region added at the last computed step is repeated."""
+        return self.plan(Plan(tuple(map(_repeating, plan.parts))), "the same steps, reuse")
+
+    def fewer_steps(self, count: int) -> Result:
+        """``count`` steps in the place of all."""
+        drawn = [self._artist.draw(prompt, steps=count) for prompt in self._prompts]
+        return self._result("fewer steps", drawn, float(count))
+
+    def presets(self, parts: Sequence[Part], cost: float) -> list[Result]:
+        """The presets of the guard whose costs lie around ``cost``; the first prompt tells what each costs."""
+        drawn = {name: [self._artist.draw(self._prompts[0], preset=name)] for name in PRESETS}
+        costs = {name: self._cost(found, parts) for name, found in drawn.items()}
+        results = []
+        for name in nearest_presets(costs, cost):
+            found = drawn[name]
+            found += [self._artist.draw(prompt, preset=name) for prompt in self._prompts[1:]]
+            results.append(self._result(name, found, self._cost(found, parts)))
+        return results
+
+    def _cost(self, drawn: Sequence[Drawn], parts: Sequence[Part]) -> float:
+        """Mean blocks executed, in full steps; the guard's region skips what the plan's does, but for its front."""
+        [report] = [one for one in graphs()[-1:] if one.regions]
+        skipped = [region.skipped for region in report.regions]
+        return fmean(cost_of(one.generations, skipped, parts[0].blocks) for one in drawn)
+
+    def _result(self, name: str, drawn: Sequence[Drawn], cost: float) -> Result:
+        truth = [one.pixels for one in self._references]
+        full = data_range(truth)
+        values = tuple(psnr(true, one.pixels, full) for true, one in zip(truth, drawn, strict=True))
+        return Result(name, cost, values, median(one.seconds for one in drawn))
+
+
+def _repeating(part: Part) -> Part:
+    def repeat(forecast: Forecast) -> Forecast:
+        latest = (0.0,) * (len(forecast.sources) - 1) + (1.0,)
+        weights = tuple(tuple(tuple(latest for _ in region) for region in branch) for branch in forecast.weights)
+        return Forecast(forecast.sources, weights)
+
+    return replace(part, forecasts={step: repeat(one) for step, one in part.forecasts.items()}, corrections={})
+
+
+def cost_of(generations: Iterable[GenerationStats], skipped: Sequence[int], blocks: int) -> float:
+    """Blocks executed, in full steps, summed over ``generations``; branches and rows are averaged."""
+    total = 0.0
+    for one in generations:
+        steps = len({step.index for step in one.steps})
+        deciders = len({(step.branch, step.rows) for step in one.steps}) or 1
+        saved = sum(skipped[step.region] for step in one.steps if step.action == "reuse")
+        total += steps - saved / blocks / deciders
+    return total
+
+
+def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result:
+    """The figures of ``results`` at ``cost``, on the straight line between the two nearest, for each prompt; those of
+    the nearest one where ``cost`` lies outside."""
+    below = max((one for one in results if one.cost <= cost), key=lambda one: one.cost, default=None)
+    above = min((one for one in results if one.cost >= cost), key=lambda one: one.cost, default=None)
+    if below is None or above is None or below is above:
+        one = below or above
+        assert one is not None
+        return replace(one, name=f"{name} ({one.name})")
+    share = (cost - below.cost) / (above.cost - below.cost) if above.cost > below.cost else 0.0
+    values = tuple(
+        min(one, BEST_DB) * (1 - share) + min(other, BEST_DB) * share
+        for one, other in zip(below.psnr, above.psnr, strict=True)
+    )
+    seconds = None
+    if below.seconds is not None and above.seconds is not None:
+        seconds = below.seconds * (1 - share) + above.seconds * share
+    return Result(f"{name} ({below.name} to {above.name})", cost, values, seconds, at_cost=True)
+
+
+def nearest_presets(costs: Mapping[str, float], cost: float) -> list[str]:
+    """The presets whose ``costs`` lie around ``cost``: two, or the nearest one where ``cost`` lies outside."""
+    below = max((name for name in costs if costs[name] <= cost), key=costs.__getitem__, default=None)
+    above = min((name for name in costs if costs[name] >= cost), key=costs.__getitem__, default=None)
+    return list(dict.fromkeys(name for name in (below, above) if name is not None))
+
+
+def is_better(plan: Result, other: Result) -> bool:
+    """Whether ``plan`` is better on average, and its worst picture is not worse."""
+    return not math.isnan(plan.cost) and plan.mean > other.mean and plan.worst >= other.worst

@@ -1,0 +1,71 @@
+"""Reads the solver's update rule of each step off recorded latents and outputs.
+
+For every step the coefficients of x_{t+1} = sum_k c_k term_k (plans/update_rule.py) are fitted by least squares over
+all recordings, with more and more terms until the rule holds: Euler, scaled latents, two-step and two-stage solvers.
+Noise that a solver adds, and guidance that rescales, leave an error that no terms explain: then there is no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..plans import Term, UpdateRule
+from .recording import Recording
+
+LARGEST_ERROR = 0.01  # of |x_{t+1} - x_t|
+ROUNDING = 8.0  # times what rounding the latents to their dtype gives
+
+
+def update_rules(recordings: Sequence[Recording]) -> list[UpdateRule | None]:
+    """The rules of all steps but the last (its result is not seen by the model); None where there is none."""
+    first = recordings[0]
+    if len(first.latents) != first.steps:
+        return [None] * (first.steps - 1)
+    return [_rule(recordings, step) for step in range(first.steps - 1)]
+
+
+def _rule(recordings: Sequence[Recording], step: int) -> UpdateRule | None:
+    now, before = _stacked(recordings, step + 1, None), _stacked(recordings, step, None)
+    moved = (now - before).norm().item()
+    if not moved > 0:
+        return None
+    eps = torch.finfo(getattr(torch, recordings[0].found.dtype)).eps / 4
+    allowed = max(LARGEST_ERROR, ROUNDING * eps * now.norm().item() / moved)
+    for terms, fixed in _candidates(recordings[0], step):
+        columns = torch.stack([_stacked(recordings, step - term.lag, term.source) for term in terms], dim=1)
+        right = now - before if fixed else now
+        scale = columns.norm(dim=0).clamp_min(1e-30)
+        solved = torch.linalg.lstsq(columns / scale, right[:, None], driver="gelsd").solution[:, 0] / scale
+        error = (right - columns @ solved).norm().item() / moved
+        if error <= allowed:
+            coefficients = tuple(solved.tolist())
+            if fixed:
+                terms, coefficients = (Term(0, None), *terms), (1.0, *coefficients)
+            return UpdateRule(tuple(terms), coefficients, error)
+    return None
+
+
+def _candidates(recording: Recording, step: int) -> Iterator[tuple[tuple[Term, ...], bool]]:
+    """Sets of terms, simplest first; True: besides x_t with the coefficient 1."""
+    outputs = [
+        tuple(Term(lag, source) for source in range(len(recording.outputs[step - lag])))
+        for lag in range(min(step, 2) + 1)
+    ]
+    yield outputs[0], True
+    yield (Term(0, None), *outputs[0]), False
+    for lags in range(2, len(outputs) + 1):
+        these = tuple(term for lag in range(lags) for term in outputs[lag])
+        yield (Term(0, None), *these), False
+        yield (*(Term(lag, None) for lag in range(lags)), *these), False
+
+
+def _stacked(recordings: Sequence[Recording], step: int, source: int | None) -> Tensor:
+    """One term of all recordings, float64, shape (prompts * n,)."""
+    return torch.cat([term_of(one.latents, one.outputs, step, source) for one in recordings]).double()
+
+
+def term_of(latents: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]], step: int, source: int | None) -> Tensor:
+    return latents[step] if source is None else outputs[step][source]

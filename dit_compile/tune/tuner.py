@@ -1,0 +1,244 @@
+"""The work of ``dit_compile.tune``, step by step."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from ..plans import Cut, Part, Plan
+from ..progress import Bars
+from ..version import VERSION
+from .contest import BEST_DB, Contest, at_equal_cost, is_better
+from .drawing import Artist, Prompt
+from .errors import TuneError
+from .fitting import Fit
+from .keep import Keeper
+from .observers import FittingObserver
+from .pictures import Pixels, data_range, psnr
+from .planning import Module, computed_steps
+from .recording import Recorder, Recording
+
+PASSES = 2  # over the prompts of a fit
+Schedule = list[tuple[int, ...]]  # the computed steps of each module
+
+
+class Tuner:
+    """``fit_prompts`` are recorded and fitted, ``held_out`` judge. Graphs are cut at ``cut``; forecasts weigh up to
+    ``snapshots`` snapshots. ``keeper`` keeps recordings."""
+
+    def __init__(
+        self,
+        artist: Artist,
+        fit_prompts: Sequence[Prompt],
+        held_out: Sequence[Prompt],
+        *,
+        cut: Cut,
+        snapshots: int,
+        names: Sequence[str],
+        keeper: Keeper,
+        bars: Bars,
+    ) -> None:
+        self._artist, self._prompts, self._held_out = artist, list(fit_prompts), list(held_out)
+        self._cut, self._snapshots, self._names = cut, snapshots, names
+        self._keeper, self._bars = keeper, bars
+        self._recordings: list[list[Recording]] = []  # of each prompt, one for each module
+        self._pixels: list[Pixels] = []
+        self.modules: list[Module] = []
+
+    # --- recording
+
+    def record(self) -> None:
+        """Draws the prompts of the fit with every step computed."""
+        with self._bars.phase("record", len(self._prompts)) as advance:
+            for prompt in self._prompts:
+                known = self._keeper.load(prompt)
+                recordings, pixels = known if known is not None else self._recorded(prompt)
+                self._recordings.append(recordings)
+                self._pixels.append(pixels)
+                advance()
+            if len(self._prompts) > 1 and _steps(self._recordings[0]) < _steps(self._recordings[1]):
+                # the model needed a call without compilation first, which nobody has seen
+                self._recordings[0], self._pixels[0] = self._recorded(self._prompts[0])
+        counts = {len(one) for one in self._recordings}
+        if len(counts) != 1:
+            raise TuneError("some prompts were drawn with other modules of the model than the rest: tune them apart")
+        for number, of_prompts in enumerate(zip(*self._recordings, strict=True)):
+            name = self._names[min(number, len(self._names) - 1)]
+            self.modules.append(Module(name, self._cut, of_prompts))
+
+    def _recorded(self, prompt: Prompt) -> tuple[list[Recording], Pixels]:
+        recorder = Recorder(self._cut)
+        drawn = self._artist.observed(prompt, recorder)
+        recordings = list(recorder.recordings.values())
+        if not recordings:
+            raise TuneError(
+                "draw() has not called the model. Give tune the module that draw() calls, model=pipe.transformer, and "
+                "call it under torch.no_grad(), as pipelines do"
+            )
+        self._keeper.save(prompt, recordings, drawn.pixels)
+        return recordings, drawn.pixels
+
+    @property
+    def steps(self) -> int:
+        return sum(module.steps for module in self.modules)
+
+    # --- planning
+
+    def schedule(self, cost: float) -> Schedule:
+        """The best steps for at most ``cost`` full steps.
+
+        Raises:
+            TuneError: nothing is as cheap.
+        """
+        found = computed_steps(self.modules, cost)
+        if found is None:
+            least = sum(3 + (module.steps - 3) * module.reused_cost for module in self.modules)
+            raise TuneError(
+                f"no plan costs {cost:.3g} of {self.steps} steps or less: the cheapest costs {least:.3g} (cost="
+                f"{math.ceil(100 * least / self.steps) / 100})"
+            )
+        return found
+
+    def fit(self, schedule: Schedule, prompts: Sequence[int] | None = None, passes: int = PASSES) -> list[Part]:
+        """The plan for ``schedule``, fitted in sequence on ``prompts`` (numbers; all)."""
+        prompts = range(len(self._prompts)) if prompts is None else prompts
+        fits = {
+            module.recordings[0].found.weights: module.fit(computed, self._snapshots)
+            for module, computed in zip(self.modules, schedule, strict=True)
+        }
+        differences: dict[str, dict[int, float]] = {key: {} for key in fits}
+        learns = any(module.in_sequence for module in self.modules)
+        rounds = passes if learns else 1
+        with self._bars.phase("fit", rounds * len(prompts)) as advance:
+            for _ in range(rounds):
+                for number in prompts:
+                    self._run(fits, number, differences)
+                    advance()
+        return [module.part(fits[key], differences[key]) for key, module in zip(fits, self.modules, strict=True)]
+
+    def _run(self, fits: Mapping[str, Fit], number: int, differences: Mapping[str, dict[int, float]]) -> None:
+        observer = FittingObserver(self._cut, fits, self._recordings[number], number)
+        self._artist.observed(self._prompts[number], observer)
+        for key, found in observer.differences().items():
+            for step, value in found.items():
+                differences[key][step] = max(differences[key].get(step, 0.0), value)
+
+    # --- budgets
+
+    def for_cost(self, share: float) -> list[Part]:
+        """``share`` of the blocks."""
+        return self.fit(self.schedule(share * self.steps))
+
+    def for_seconds(self, seconds: float) -> list[Part]:
+        """At most ``seconds`` for a draw, by the measured times of a draw with every step computed and of a cached one.
+
+        Raises:
+            TuneError: no plan is as fast.
+        """
+        with self._bars.phase("measure", 6) as advance:
+            full = self._seconds(advance, enabled=False)
+            half = self.schedule(max(0.5 * self.steps, self._least()))
+            unfitted = zip(self.modules, half, strict=True)
+            trial = Plan(tuple(module.part(module.fit(steps, self._snapshots), {}) for module, steps in unfitted))
+            cached = self._seconds(advance, plan=trial)
+        per_step = (full - cached) / (self.steps - trial.cost)
+        if seconds >= full:
+            raise TuneError(f"a draw takes {full:.3g} s with every step computed: there is nothing to save")
+        cost = self.steps - (full - seconds) / per_step if per_step > 0 else 0.0
+        if cost < self._least():
+            fastest = full - (self.steps - self._least()) * max(per_step, 0.0)
+            raise TuneError(
+                f"no plan draws in {seconds:g} s: with every step computed a draw takes {full:.3g} s, with the "
+                f"cheapest plan about {fastest:.3g} s"
+            )
+        return self.fit(self.schedule(cost))
+
+    def _seconds(self, advance: Any, **settings: Any) -> float:
+        times = []
+        for _ in range(3):  # the first may compile something
+            times.append(self._artist.draw(self._prompts[0], **settings).seconds)
+            advance()
+        return median(times[1:])
+
+    def for_psnr(self, wanted: float) -> list[Part]:
+        """The cheapest plan whose pictures have ``wanted`` dB on average, by bisection with cached runs: fitted on
+        half of the prompts, judged by the others.
+
+        Raises:
+            TuneError: no plan that saves anything is as good.
+        """
+        count = len(self._prompts)
+        fitted, judges = range(0, count, 2), range(1, count, 2)
+        costs = self._costs()
+        low, high = -1, len(costs)  # the answer is costs[high], or none
+        while high - low > 1:
+            middle = (low + high) // 2
+            plan = Plan(tuple(self.fit(self.schedule(costs[middle]), fitted, 1)))
+            with self._bars.phase(f"judge {costs[middle]:.3g} steps", len(judges)) as advance:
+                found = [self._psnr(plan, number, advance) for number in judges]
+            if fmean(min(one, BEST_DB) for one in found) >= wanted:
+                high = middle
+            else:
+                low = middle
+        if high == len(costs):
+            raise TuneError(f"no plan that saves anything reaches {wanted:g} dB; lower psnr=, or compute every step")
+        return self.fit(self.schedule(costs[high]))
+
+    def _psnr(self, plan: Plan, number: int, advance: Any) -> float:
+        value = psnr(
+            self._pixels[number], self._artist.draw(self._prompts[number], plan=plan).pixels, data_range(self._pixels)
+        )
+        advance()
+        return value
+
+    def _least(self) -> float:
+        return self._costs()[0]
+
+    def _costs(self) -> list[float]:
+        """What plans may cost, in full steps, in rising order; the last one saves one step."""
+        saved = max(1 - module.reused_cost for module in self.modules)
+        least = sum(3 + (module.steps - 3) * module.reused_cost for module in self.modules)
+        count = round((self.steps - least) / saved)
+        return [least + i * saved for i in range(count)]
+
+    # --- verification
+
+    def verify(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """The figures of the plan on prompts held out, beside presets, fewer steps and reuse at its cost."""
+        contest = Contest(self._artist, self._held_out, parts)
+        plan = Plan(tuple(parts))
+        with self._bars.phase("verify"):
+            reference = contest.reference()
+            mine = contest.plan(plan)
+            reused = contest.reused(plan)
+            presets = at_equal_cost(contest.presets(parts, plan.cost), plan.cost, "presets")
+            others = [presets, reused]
+            if self._artist.takes_steps and len(self.modules) == 1:
+                others.append(contest.fewer_steps(max(round(plan.cost), 1)))
+        better = is_better(mine, presets)
+        return {
+            "held_out": [[str(prompt.text), prompt.seed] for prompt in self._held_out],
+            "uncached_seconds": reference.seconds,
+            "plan": mine.as_dict(),
+            "others": [one.as_dict() for one in others],
+            "recommended": better,
+        }
+
+    def made(self) -> dict[str, Any]:
+        """When and with what the plan was made."""
+        return {
+            "dit_compile": VERSION,
+            "torch": torch.__version__,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "prompts": [[str(prompt.text), prompt.seed] for prompt in self._prompts],
+            "in_sequence": [module.in_sequence for module in self.modules],
+        }
+
+
+def _steps(recordings: Sequence[Recording]) -> int:
+    return sum(one.steps for one in recordings)
