@@ -109,8 +109,9 @@ class CachedGraph:
     def _observed(self, step: CallStep, cut: CutCode, owner: Owner, args: tuple[Any, ...]) -> ObservedCall:
         weights = functools.partial(self._weights, owner, args)
         return ObservedCall(
-            step.facts, cut, self._code.structure, owner, weights, lambda other: cut.forward(other, *args)
-        )
+            step.facts, cut, self._code.structure, owner, weights, lambda other, given: cut.forward(other, *given),
+            args, self._places.moving,
+        )  # fmt: skip
 
     def _weights(self, owner: Owner, args: Sequence[Any]) -> str:
         return owner.digest([args[i] for i in self._places.owner])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..plans import Cut
@@ -13,15 +13,18 @@ from .weights import Owner
 
 
 class ObservedCall(NamedTuple):
-    """One call of a graph with ``structure``, whose results are those of ``forward(step)`` for any ``step``
-    (passes/guard_ops.py). ``code`` is the cut that runs, ``weights`` gives their digest."""
+    """One call of a graph with ``structure``, whose results are those of ``run(step, args)`` for any ``step``
+    (passes/guard_ops.py). ``moving`` are the places of the latents among ``args``, ``code`` is the cut that runs,
+    ``weights`` gives their digest."""
 
     facts: CallFacts
     code: CutCode
     structure: str
     owner: Owner
     weights: Callable[[], str]
-    forward: Callable[[object], Any]
+    run: Callable[[object, Sequence[Any]], Any]
+    args: Sequence[Any]
+    moving: tuple[int, ...]
 
 
 class Observer(Protocol):

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
 import torch
 
-from ..plans import Cut, Part, Plan
+from ..config import CacheConfig
+from ..plans import Cut, Part, Plan, UpdateRule
 from ..progress import Bars
 from ..version import VERSION
 from .contest import BEST_DB, Contest, at_equal_cost, is_better
 from .drawing import Artist, Prompt
 from .errors import TuneError
-from .fitting import Fit
-from .keep import Keeper
-from .observers import FittingObserver
 from .pictures import Pixels, data_range, psnr
-from .planning import Module, computed_steps
+from .planning import Module, computed_steps, modules_of
 from .recording import Recorder, Recording
+from .walk import walk
 
-PASSES = 2  # over the prompts of a fit
+log = logging.getLogger("dit_compile")
+
+FEWEST = 2  # prompts of a fit
+
 Schedule = list[tuple[int, ...]]  # the computed steps of each module
 
 
 class Tuner:
     """``fit_prompts`` are recorded and fitted, ``held_out`` judge. Graphs are cut at ``cut``; forecasts weigh up to
-    ``snapshots`` snapshots. ``keeper`` keeps recordings."""
+    ``snapshots`` snapshots. ``names`` are the classes of the modules."""
 
     def __init__(
         self,
@@ -40,48 +43,59 @@ class Tuner:
         cut: Cut,
         snapshots: int,
         names: Sequence[str],
-        keeper: Keeper,
+        config: CacheConfig,
         bars: Bars,
     ) -> None:
         self._artist, self._prompts, self._held_out = artist, list(fit_prompts), list(held_out)
-        self._cut, self._snapshots, self._names = cut, snapshots, names
-        self._keeper, self._bars = keeper, bars
-        self._recordings: list[list[Recording]] = []  # of each prompt, one for each module
+        self._cut, self._snapshots, self._names, self._config = cut, snapshots, names, config
+        self._bars = bars
+        self._recordings: list[Recording] = []
         self._pixels: list[Pixels] = []
         self.modules: list[Module] = []
+        self._rules: list[UpdateRule | None] = []
 
     # --- recording
 
     def record(self) -> None:
-        """Draws the prompts of the fit with every step computed."""
+        """Draws the prompts of the fit with every step computed. An interruption (Ctrl-C) ends it: the plan is made of
+        what has been recorded, if two prompts have."""
         with self._bars.phase("record", len(self._prompts)) as advance:
-            for prompt in self._prompts:
-                known = self._keeper.load(prompt)
-                recordings, pixels = known if known is not None else self._recorded(prompt)
-                self._recordings.append(recordings)
-                self._pixels.append(pixels)
-                advance()
-            if len(self._prompts) > 1 and _steps(self._recordings[0]) < _steps(self._recordings[1]):
-                # the model needed a call without compilation first, which nobody has seen
-                self._recordings[0], self._pixels[0] = self._recorded(self._prompts[0])
-        counts = {len(one) for one in self._recordings}
-        if len(counts) != 1:
-            raise TuneError("some prompts were drawn with other modules of the model than the rest: tune them apart")
-        for number, of_prompts in enumerate(zip(*self._recordings, strict=True)):
-            name = self._names[min(number, len(self._names) - 1)]
-            self.modules.append(Module(name, self._cut, of_prompts))
+            try:
+                for prompt in self._prompts:
+                    self._record(prompt)
+                    if len(self._recordings) == 2 and _count(self._recordings[0]) < _count(self._recordings[1]):
+                        # the first call was one without compilation, which nobody has seen
+                        del self._recordings[0], self._pixels[0]
+                        self._record(self._prompts[0])
+                        self._recordings.reverse()
+                        self._pixels.reverse()
+                    advance()
+            except KeyboardInterrupt:
+                if len(self._recordings) < FEWEST:
+                    raise
+                log.warning(
+                    "dit_cache: interrupted; the plan is made of the %d prompts that have been recorded. Press Ctrl-C "
+                    "again to stop", len(self._recordings),
+                )  # fmt: skip
+                self._prompts = self._prompts[: len(self._recordings)]
+        self.modules, self._rules = modules_of(self._recordings, self._cut, self._names)
+        if not all(module.in_sequence for module in self.modules):
+            log.warning(
+                "dit_cache: the solver's updates cannot be read off the latents that the model gets (it adds noise, or "
+                "guidance is not linear): weights are fitted to what the blocks add in uncached runs, which is less "
+                "exact"
+            )
 
-    def _recorded(self, prompt: Prompt) -> tuple[list[Recording], Pixels]:
+    def _record(self, prompt: Prompt) -> None:
         recorder = Recorder(self._cut)
         drawn = self._artist.observed(prompt, recorder)
-        recordings = list(recorder.recordings.values())
-        if not recordings:
+        if not recorder.recording.steps:
             raise TuneError(
                 "draw() has not called the model. Give tune the module that draw() calls, model=pipe.transformer, and "
                 "call it under torch.no_grad(), as pipelines do"
             )
-        self._keeper.save(prompt, recordings, drawn.pixels)
-        return recordings, drawn.pixels
+        self._recordings.append(recorder.recording)
+        self._pixels.append(drawn.pixels)
 
     @property
     def steps(self) -> int:
@@ -104,29 +118,18 @@ class Tuner:
             )
         return found
 
-    def fit(self, schedule: Schedule, prompts: Sequence[int] | None = None, passes: int = PASSES) -> list[Part]:
-        """The plan for ``schedule``, fitted in sequence on ``prompts`` (numbers; all)."""
-        prompts = range(len(self._prompts)) if prompts is None else prompts
+    def fit(self, schedule: Schedule, prompts: Sequence[int] | None = None) -> list[Part]:
+        """The plan for ``schedule``, fitted on ``prompts`` (numbers; None: all)."""
+        recordings = [self._recordings[i] for i in (range(len(self._prompts)) if prompts is None else prompts)]
         fits = {
-            module.recordings[0].found.weights: module.fit(computed, self._snapshots)
+            module.key: module.fit(computed, self._snapshots)
             for module, computed in zip(self.modules, schedule, strict=True)
         }
         differences: dict[str, dict[int, float]] = {key: {} for key in fits}
-        learns = any(module.in_sequence for module in self.modules)
-        rounds = passes if learns else 1
-        with self._bars.phase("fit", rounds * len(prompts)) as advance:
-            for _ in range(rounds):
-                for number in prompts:
-                    self._run(fits, number, differences)
-                    advance()
-        return [module.part(fits[key], differences[key]) for key, module in zip(fits, self.modules, strict=True)]
-
-    def _run(self, fits: Mapping[str, Fit], number: int, differences: Mapping[str, dict[int, float]]) -> None:
-        observer = FittingObserver(self._cut, fits, self._recordings[number], number)
-        self._artist.observed(self._prompts[number], observer)
-        for key, found in observer.differences().items():
-            for step, value in found.items():
-                differences[key][step] = max(differences[key].get(step, 0.0), value)
+        if all(module.in_sequence for module in self.modules):
+            with self._bars.phase("fit", self.steps * len(recordings)) as advance:
+                differences = walk(recordings, fits, self._rules, self._config, advance)
+        return [module.part(fits[module.key], differences[module.key]) for module in self.modules]
 
     # --- budgets
 
@@ -178,7 +181,7 @@ class Tuner:
         low, high = -1, len(costs)  # the answer is costs[high], or none
         while high - low > 1:
             middle = (low + high) // 2
-            plan = Plan(tuple(self.fit(self.schedule(costs[middle]), fitted, 1)))
+            plan = Plan(tuple(self.fit(self.schedule(costs[middle]), fitted)))
             with self._bars.phase(f"judge {costs[middle]:.3g} steps", len(judges)) as advance:
                 found = [self._psnr(plan, number, advance) for number in judges]
             if fmean(min(one, BEST_DB) for one in found) >= wanted:
@@ -240,5 +243,5 @@ class Tuner:
         }
 
 
-def _steps(recordings: Sequence[Recording]) -> int:
-    return sum(one.steps for one in recordings)
+def _count(recording: Recording) -> int:
+    return sum(len(step.calls) or 1 for step in recording.steps)

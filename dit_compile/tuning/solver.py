@@ -17,14 +17,15 @@ from .recording import Recording
 
 LARGEST_ERROR = 0.01  # of |x_{t+1} - x_t|
 ROUNDING = 8.0  # times what rounding the latents to their dtype gives
+MOST_LAG = 2
 
 
 def update_rules(recordings: Sequence[Recording]) -> list[UpdateRule | None]:
     """The rules of all steps but the last (its result is not seen by the model); None where there is none."""
-    first = recordings[0]
-    if len(first.latents) != first.steps:
-        return [None] * (first.steps - 1)
-    return [_rule(recordings, step) for step in range(first.steps - 1)]
+    count = len(recordings[0].steps) - 1
+    if not all(recording.solver_is_seen for recording in recordings):
+        return [None] * count
+    return [_rule(recordings, step) for step in range(count)]
 
 
 def _rule(recordings: Sequence[Recording], step: int) -> UpdateRule | None:
@@ -32,7 +33,9 @@ def _rule(recordings: Sequence[Recording], step: int) -> UpdateRule | None:
     moved = (now - before).norm().item()
     if not moved > 0:
         return None
-    eps = torch.finfo(getattr(torch, recordings[0].found.dtype)).eps / 4
+    start = recordings[0].start
+    assert start is not None
+    eps = torch.finfo(start.dtype).eps / 4
     allowed = max(LARGEST_ERROR, ROUNDING * eps * now.norm().item() / moved)
     for terms, fixed in _candidates(recordings[0], step):
         columns = torch.stack([_stacked(recordings, step - term.lag, term.source) for term in terms], dim=1)
@@ -51,8 +54,8 @@ def _rule(recordings: Sequence[Recording], step: int) -> UpdateRule | None:
 def _candidates(recording: Recording, step: int) -> Iterator[tuple[tuple[Term, ...], bool]]:
     """Sets of terms, simplest first; True: besides x_t with the coefficient 1."""
     outputs = [
-        tuple(Term(lag, source) for source in range(len(recording.outputs[step - lag])))
-        for lag in range(min(step, 2) + 1)
+        tuple(Term(lag, source) for source in range(len(recording.steps[step - lag].outputs)))
+        for lag in range(min(step, MOST_LAG) + 1)
     ]
     yield outputs[0], True
     yield (Term(0, None), *outputs[0]), False
@@ -64,8 +67,21 @@ def _candidates(recording: Recording, step: int) -> Iterator[tuple[tuple[Term, .
 
 def _stacked(recordings: Sequence[Recording], step: int, source: int | None) -> Tensor:
     """One term of all recordings, float64, shape (prompts * n,)."""
-    return torch.cat([term_of(one.latents, one.outputs, step, source) for one in recordings]).double()
+    found = [one.steps[step] for one in recordings]
+    return torch.cat([_term(one.latents, one.outputs, source) for one in found]).double()
 
 
-def term_of(latents: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]], step: int, source: int | None) -> Tensor:
-    return latents[step] if source is None else outputs[step][source]
+def _term(latents: Tensor | None, outputs: Sequence[Tensor], source: int | None) -> Tensor:
+    if source is not None:
+        return outputs[source]
+    assert latents is not None
+    return latents
+
+
+def next_latents(rule: UpdateRule, latents: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]) -> Tensor:
+    """x_{t+1} by ``rule``, float32; ``latents`` and ``outputs`` are those of all steps up to t."""
+    found = torch.zeros_like(latents[-1], dtype=torch.float32)
+    for term, coefficient in zip(rule.terms, rule.coefficients, strict=True):
+        place = -1 - term.lag
+        found += coefficient * _term(latents[place], outputs[place], term.source).float()
+    return found

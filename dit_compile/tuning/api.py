@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..backend import read_options
+from ..config import resolve
 from ..entry.compile import transformers_of
 from ..plans import Cut, Plan
 from ..progress import bars_on
 from .compiled import compiled_for_tuning
 from .drawing import Artist, Prompt
 from .errors import TuneError
-from .keep import Keeper
 from .tuner import Tuner
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def tune(
     front: int = 0,
     back: int = 0,
     snapshots: int = 4,
-    keep: str | os.PathLike[str] | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> Plan:
@@ -43,7 +42,7 @@ def tune(
     A plan is for what ``draw`` does: one model with its weights and adapters, one number of steps, resolution, guidance
     and solver. Draws with every step computed are recorded; steps are chosen by dynamic programming; weights are fitted
     on cached draws; the plan is judged on prompts that had no part in that. With 16 prompts this takes as long as 40
-    draws, or fewer.
+    draws, or fewer. Ctrl-C while it records ends that: the plan is made of what has been recorded.
 
         plan = dit_compile.tune(draw, prompts, model=pipe.transformer, cost=0.4)
         plan.save("flux.plan.json")
@@ -63,7 +62,6 @@ def tune(
         held_out: how many prompts judge; None: a third.
         front, back: blocks that always run. With ``front=0`` a forecast step runs none.
         snapshots: the most that a forecast weighs, 2 to 6.
-        keep: a folder for recordings. A call that was interrupted goes on with them.
         console: of rich, for progress bars.
         settings: settings of the cache, ``inner="eager"`` for example.
 
@@ -83,11 +81,11 @@ def tune(
     all_prompts = [_prompt(number, one) for number, one in enumerate(prompts)]
     fitted, judges = split(all_prompts, held_out)
     names = [type(module).__name__ for module in transformers_of(model)]
-    keeper = Keeper(keep)
+    config = resolve(*read_options(settings)[0])
     with compiled_for_tuning(model, settings), bars_on(console) as bars:
         tuner = Tuner(
             Artist(draw, steps), fitted, judges, cut=Cut(front, back, "chain"), snapshots=snapshots, names=names,
-            keeper=keeper, bars=bars,
+            config=config, bars=bars,
         )  # fmt: skip
         tuner.record()
         if name == "cost":
@@ -97,7 +95,6 @@ def tune(
         else:
             parts = tuner.for_psnr(value)
         figures = tuner.verify(parts)
-    keeper.clear()
     return Plan(tuple(parts), {name: value}, figures, tuner.made())
 
 
