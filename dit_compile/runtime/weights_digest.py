@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -27,7 +28,7 @@ def weights_digest(tensors: Sequence[Tensor]) -> str:
     for _, plain in parts:
         for one in plain:
             samples.setdefault(one.device, []).append(thinned(one, ELEMENTS).to(torch.float32).reshape(-1))
-    numbers = {device: torch.cat(found).cpu().numpy() for device, found in samples.items()}
+    numbers = {device: torch.cat(found).tolist() for device, found in samples.items()}
     at = dict.fromkeys(numbers, 0)
     texts = []
     for name, plain in parts:
@@ -35,7 +36,9 @@ def weights_digest(tensors: Sequence[Tensor]) -> str:
         for one in plain:
             start, count = at[one.device], thinned(one, ELEMENTS).numel()
             at[one.device] = start + count
-            text += f" {one.dtype} {list(one.shape)} ".encode() + numbers[one.device][start : start + count].tobytes()
+            text += f" {one.dtype} {list(one.shape)} ".encode() + struct.pack(
+                f"{count}f", *numbers[one.device][start : start + count]
+            )
         texts.append(text)
     return hashlib.sha256(b"\n".join(sorted(texts))).hexdigest()
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from ..api import session, stats
 from ..runtime.observer import Observer, observing
 from ..runtime.stats import GenerationStats
 from .errors import TuneError
-from .pictures import Pixels, pixels_of
+from .pictures import pixels_of
 
 
 class Prompt(NamedTuple):
@@ -24,7 +26,7 @@ class Prompt(NamedTuple):
 class Drawn(NamedTuple):
     """Pixels of a draw, the seconds that it took, and what the cache did."""
 
-    pixels: Pixels
+    pixels: Tensor
     seconds: float
     generations: list[GenerationStats]
 

@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import CacheConfig
 from ..plans import Cut, Part, Plan, UpdateRule
@@ -18,7 +19,7 @@ from ..version import VERSION
 from .contest import BEST_DB, Contest, at_equal_cost, is_better
 from .drawing import Artist, Prompt
 from .errors import TuneError
-from .pictures import Pixels, data_range, psnr
+from .pictures import data_range, psnr
 from .planning import Module, computed_steps, modules_of
 from .recording import Recorder, Recording
 from .walk import walk
@@ -50,7 +51,7 @@ class Tuner:
         self._cut, self._snapshots, self._names, self._config = cut, snapshots, names, config
         self._bars = bars
         self._recordings: list[Recording] = []
-        self._pixels: list[Pixels] = []
+        self._pixels: list[Tensor] = []
         self.modules: list[Module] = []
         self._rules: list[UpdateRule | None] = []
 
