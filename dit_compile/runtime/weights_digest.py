@@ -36,7 +36,8 @@ def weights_digest(tensors: Sequence[Tensor]) -> str:
         for one in plain:
             start, count = at[one.device], thinned(one, ELEMENTS).numel()
             at[one.device] = start + count
-            text += f" {one.dtype} {list(one.shape)} ".encode() + struct.pack(
+            mine = struct.pack(f"{count}f", *numbers[one.device][start : start + count])
+            text += f" {one.dtype} {list(one.shape)} ".encode() + mine
                 f"{count}f", *numbers[one.device][start : start + count]
             )
         texts.append(text)
