@@ -38,8 +38,6 @@ def weights_digest(tensors: Sequence[Tensor]) -> str:
             at[one.device] = start + count
             mine = struct.pack(f"{count}f", *numbers[one.device][start : start + count])
             text += f" {one.dtype} {list(one.shape)} ".encode() + mine
-                f"{count}f", *numbers[one.device][start : start + count]
-            )
         texts.append(text)
     return hashlib.sha256(b"\n".join(sorted(texts))).hexdigest()
 
