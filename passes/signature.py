@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch.fx import GraphModule
 
 from ..compat import tree_leaves
 from .facts import fake, size_hint
+from .operators import target_name
 from .plan import Exit, Plan, Region
+
+LAYOUT = frozenset({  # operators that move numbers and compute none
+    "chunk", "clone", "contiguous", "expand", "expand_as", "flatten", "getitem", "movedim", "narrow", "permute",
+    "repeat", "reshape", "reshape_as", "select", "split", "squeeze", "stack", "t", "transpose", "unbind", "unflatten",
+    "unsqueeze", "view", "view_as",
+})  # fmt: skip
 
 
 def signature(gm: GraphModule, plan: Plan) -> tuple[object, ...]:
@@ -30,9 +37,13 @@ def signature(gm: GraphModule, plan: Plan) -> tuple[object, ...]:
 
 
 def structure_of(gm: GraphModule) -> str:
-    """A digest of the operators of ``gm``, equal in every process for equal graphs of one release of torch."""
-    names = re.sub(r" at 0x[0-9a-f]+", "", "\n".join(_operators(gm)))  # functions print their addresses
-    return hashlib.sha256(names.encode()).hexdigest()
+    """A digest of the operators of ``gm``, equal in every process for equal graphs of one release of torch.
+
+    Dynamo leaves out copies and reshapes where a size is 1, and may put independent operators in another order: the
+    former do not count, nor does the order.
+    """
+    names = sorted(re.sub(r" at 0x[0-9a-f]+", "", name) for name in _operators(gm, LAYOUT))  # addresses of functions
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _region(region: Region) -> tuple[object, ...]:
@@ -40,13 +51,15 @@ def _region(region: Region) -> tuple[object, ...]:
     return (region.front, region.back, blocks, *map(_layout, region.exits))
 
 
-def _operators(gm: GraphModule) -> Iterator[str]:
+def _operators(gm: GraphModule, besides: Container[str] = ()) -> Iterator[str]:
     for node in gm.graph.nodes:
         if node.op == "get_attr":
             body = getattr(gm, str(node.target), None)
             if isinstance(body, GraphModule):
-                yield from _operators(body)
+                yield from _operators(body, besides)
         elif node.op not in ("placeholder", "output") and isinstance(fake(node), torch.Tensor):
+            if target_name(node) in besides:
+                continue
             yield str(node.target)
             yield from (repr(value) for value in tree_leaves((node.args, node.kwargs)) if isinstance(value, float))
 

@@ -19,6 +19,10 @@ ADVICE = {
     "warmup": "{warmup} steps are warm-up: lower warmup_steps (DIT_CACHE_WARMUP_STEPS) for runs this short",
     "mask": "step_mask (DIT_CACHE_STEP_MASK) has no 0 at these steps",
     "mask_end": "the run is longer than step_mask (DIT_CACHE_STEP_MASK)",
+    "plan": "the plan (DIT_CACHE_PLAN) computes every step",
+    "plan_mismatch": "the plan (DIT_CACHE_PLAN) is for other runs; stats()[-1].plan says in what this one differs",
+    "out_of_family": "differences at the steps that the plan forecasts were far from those that it was made with: it "
+    "is for other inputs; plan_guard=0 (DIT_CACHE_PLAN_GUARD) would forecast all the same",
     "interval": "interval (DIT_CACHE_INTERVAL) lets every step be computed",
     "cached_limit": "max_cached_steps (DIT_CACHE_MAX_CACHED_STEPS) allows none",
     "consecutive_limit": "max_continuous_cached_steps (DIT_CACHE_MAX_CONTINUOUS_CACHED_STEPS) allows none",

@@ -216,11 +216,10 @@ class CachedGraph:
         stats = GenerationStats(name, session.name, config, self._clock_source(config))
         state.begin_generation(stats, sample(call.moving))
         if config.plan is not None and config.enabled and observing.get() is None:
-            state.planned = self._planned(config, config.plan, call, args, owner)
-            stats.plan = state.planned.text if state.planned is not None else str(config.plan.problem)
+            state.planned = self._planned(config, config.plan, stats, call, args, owner)
 
     def _planned(
-        self, config: CacheConfig, plan: Plan, call: Call, args: Sequence[Any], owner: Owner
+        self, config: CacheConfig, plan: Plan, stats: GenerationStats, call: Call, args: Sequence[Any], owner: Owner
     ) -> PlannedRun | None:
         """The generation that begins with ``call`` under the part of ``plan`` that is for it; None where the plan is of
         no use at all."""
@@ -229,13 +228,14 @@ class CachedGraph:
         found = found_in(call, self._code.structure, weights, release(torch.__version__), numbers)
         problems = [mismatch(part.conditions, found) for part in plan.parts]
         if not problems:
+            stats.plan = f"not applied: {plan.problem}"
             self._table.say(plan.source, f"dit_cache: the plan is not applied, the guard decides: {plan.problem}")
             return None
         number = problems.index(None) if None in problems else 0
         part, why = plan.parts[number], problems[number]
         if why is None and self._cut_for(part.cut) is None:
             why = "the model was compiled without it: give the plan to compile, or set DIT_CACHE_PLAN before"
-        return PlannedRun(part, f"the plan {plan}", guarded=config.plan_guard, say=self._table.say, ended=why)
+        return PlannedRun(part, f"the plan {plan}", stats, guarded=config.plan_guard, say=self._table.say, ended=why)
 
     def _cut_for(self, cut: Cut) -> CutCode | None:
         """The compiled cut that a plan for ``cut`` runs on."""

@@ -39,6 +39,10 @@ class CallStep:
         self._look_at_state()
         facts = self.facts
         config, places = facts.config, facts.graph.rows[region]
+        if facts.planned is not None and region == 0 and facts.planned.wants_to_know(self._step):
+            self._generation.host_reads += not facts.planned.knows()
+            self._settle()
+            facts.planned.compare_all(facts.state.clock.times.values)
         if facts.lags and region == 0 and config.enabled:
             self.mean = look_at_last_step(facts)
         divided = config.batch_decision != "one" and places is not None and config.enabled and facts.planned is None
@@ -79,6 +83,8 @@ class CallStep:
             slots.drop("shape_changed" if same_code else "no_snapshot")
             if not same_code:
                 slots.side = SideInputs()  # other code, other inputs
+                if facts.state.planned is not None:  # which has ended: the guard begins here
+                    slots.warm_from = self._step + facts.config.warmup_steps
         if slots.numbers not in (None, facts.numbers):
             slots.drop("input_changed")  # another LoRA weight, say: never mix snapshots of before and after
         slots.numbers, slots.key = facts.numbers, key
@@ -248,12 +254,6 @@ class CallStep:
 
     def _planned_weights(self, planned: PlannedRun, decision: Decision) -> Sequence[Sequence[float]] | None:
         """The plan's weights, for each value that leaves the region; None where the run is not as planned."""
-
-        def times() -> Sequence[float | None]:
-            self._settle()
-            return self.facts.state.clock.times.values
-
-        self._generation.host_reads += planned.settle(times)
         steps = [snapshot.step for snapshot in decision.slots.ring]
         return planned.weights(self._step, self.facts.branch, decision.region, steps)
 

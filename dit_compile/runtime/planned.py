@@ -1,8 +1,8 @@
 """One generation under a plan: whether it goes as planned, and the weights of its forecasts.
 
 What a plan depends on and what can be known before the first call is checked when the generation begins. Times, small
-inputs and the solver's updates come to the host by and by; before the first forecast the host waits for those of the
-steps before, once. A generation that is not as planned goes on with the guard.
+inputs and the solver's updates come to the host by and by; for those of the first steps the host waits, at steps 1 and
+2. A generation that is not as planned goes on with the guard.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..plans import Conditions, Part
 from ..policy.plan import GuardedSteps, PlannedSteps
 from .inputs import Call
+from .stats import GenerationStats
 from .transfer import Outbox, Ticket
 from .update_check import TOLERANCE, UpdateCheck, matching
 
@@ -82,34 +83,31 @@ def _same(found: Sequence[float], wanted: Sequence[float]) -> bool:
 
 class PlannedRun:
     """``part`` is the plan of the module, ``name`` what messages call it, ``guarded`` whether differences are measured.
-    ``ended`` says why the plan is not in force any more. ``say(key, message)`` logs a message once."""
+    ``ended`` says why the plan is not in force any more; ``stats`` of the generation say so, too. ``say(key, message)``
+    logs a message once."""
 
     def __init__(
-        self, part: Part, name: str, *, guarded: bool, say: Callable[[object, str], None], ended: str | None = None
-    ) -> None:
+        self, part: Part, name: str, stats: GenerationStats, *, guarded: bool, say: Callable[[object, str], None],
+        ended: str | None = None,
+    ) -> None:  # fmt: skip
         self.part = part
         self.ended: str | None = None
-        self._name, self._guarded, self._say = name, guarded, say
-        steps = part.forecasts
-        self.policy = GuardedSteps(steps, part.differences) if guarded else PlannedSteps(steps)
+        self._name, self._stats, self._guarded, self._say = name, stats, guarded, say
+        steps = part.conditions.steps
+        stats.plan = f"{name} in force: {len(part.computed)} of {steps} steps computed"
+        forecasts = part.forecasts
+        self.policy = GuardedSteps(forecasts, part.differences) if guarded else PlannedSteps(forecasts)
         self._largest = max((abs(time) for time in part.conditions.times if time is not None), default=0.0)
         self._step = -1
         self._branches: set[int] = set()  # of this step
         self._timed = 0  # steps whose times have been compared
         self._scalars: Ticket | None = None
         self._place: tuple[int, int] | None = None
-        self._settled = False
+        self._confirmed = 0  # the step up to which everything has been compared
         conditions = part.conditions
         self._updates = UpdateCheck(conditions.rules, conditions.batch_branches)
         if ended is not None:
             self._end(ended)
-
-    @property
-    def text(self) -> str:
-        """For statistics."""
-        if self.ended is None:
-            return f"{self._name} in force: {len(self.part.computed)} of {self.part.conditions.steps} steps computed"
-        return f"{self._name} not applied: {self.ended}"
 
     def is_last(self, step: int) -> bool:
         """Whether ``step`` is the last one of the plan."""
@@ -169,15 +167,19 @@ class PlannedRun:
                     f"{deviation:.1%}"
                 )
 
-    def settle(self, times: Callable[[], Sequence[float | None]]) -> bool:
-        """Called before a forecast. The first time everything that the steps before have sent is compared, for which
-        the host waits; ``times`` waits for those. True: it has waited."""
-        if self._settled:
-            return False
-        self._settled = True
-        waits = not self._updates.arrived() or (self._scalars is not None and not self._scalars.ready())
-        self._compare(times(), wait=True)
-        return waits
+    def wants_to_know(self, step: int) -> bool:
+        """Whether the host is to wait for what has been sent so far: before the first weights are used, and until all
+        updates that are compared have been."""
+        return self.ended is None and self._confirmed < step <= max(len(self.part.conditions.rules), 1)
+
+    def knows(self) -> bool:
+        """Whether that has arrived."""
+        return self._updates.arrived() and (self._scalars is None or self._scalars.ready())
+
+    def compare_all(self, times: Sequence[float | None]) -> None:
+        """With the plan, everything that has been sent; ``times`` are those of all steps so far."""
+        self._confirmed = self._step
+        self._compare(times, wait=True)
 
     def end_call(self, moving: Sequence[Tensor], results: Any) -> None:
         """A call has returned ``results``."""
@@ -206,17 +208,19 @@ class PlannedRun:
         if step in self.part.forecasts:
             self._end(f"step {step} was computed ({reason})")
 
-    def restarted(self) -> PlannedRun:
+    def restarted(self, stats: GenerationStats) -> PlannedRun:
         """The run of the next generation, whose first calls were taken for calls of this one."""
         why = "that a generation had begun was noticed late"
-        return PlannedRun(self.part, self._name, guarded=self._guarded, say=self._say, ended=why)
+        return PlannedRun(self.part, self._name, stats, guarded=self._guarded, say=self._say, ended=why)
 
     def end(self) -> None:
         """The generation is over."""
         if self.ended is None and self._step + 1 < self.part.conditions.steps and self._step >= 0:
             self.ended = f"the generation ended after {self._step + 1} of {self.part.conditions.steps} steps"
+            self._stats.plan = f"{self._name} was not carried out: {self.ended}"
 
     def _end(self, why: str) -> None:
         if self.ended is None:
             self.ended = why
+            self._stats.plan = f"{self._name} not applied: {why}"
             self._say((self._name, why), f"dit_cache: {self._name} is not applied, the guard decides: {why}")

@@ -100,7 +100,6 @@ class ModuleState:
             stats.ended = True
             if self.planned is not None:
                 self.planned.end()
-                stats.plan = self.planned.text
             stats.bytes_held = self.bytes_held()
             self.on_end(stats)
 
@@ -117,9 +116,9 @@ class ModuleState:
         self.diffs.clear()
         for step in moved:
             step.index -= start
-        if self.planned is not None:
-            self.planned = self.planned.restarted()
         self.generation = old.successor()
+        if self.planned is not None:
+            self.planned = self.planned.restarted(self.generation)
         self.generation.steps = moved
         self.history.append(self.generation)
 

@@ -45,7 +45,7 @@ def tune(
     draws, or fewer. Ctrl-C while it records ends that: the plan is made of what has been recorded.
 
         plan = dit_compile.tune(draw, prompts, model=pipe.transformer, cost=0.4)
-        plan.save("flux.plan.json")
+        plan.save("model.plan.json")
 
     Args:
         draw: ``draw(prompt, seed)`` draws one prompt and returns its picture (PIL's, an array, a tensor, or what a

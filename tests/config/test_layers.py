@@ -67,6 +67,8 @@ def test_defaults() -> None:
         "strict": False,
         "summary": False,
         "step_mask": None,
+        "plan": None,
+        "plan_guard": False,
         "interval": 3,
         "probe": "residual",
         "downsample_factor": 1,
