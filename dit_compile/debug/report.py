@@ -167,12 +167,13 @@ def _kinds(chain: tuple[Block, ...]) -> str:
 
 
 def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
-    """(order + 1) snapshots of each forecast stream, and one probe, of all regions.
+    """The snapshots of each forecast stream, and one probe (or one per snapshot), of all regions.
 
     None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
     """
+    forecaster = FORECASTERS.instance(config.forecast)
     try:
-        snapshots = wanted_snapshots(FORECASTERS.instance(config.forecast), config)
+        snapshots = wanted_snapshots(forecaster, config)
     except ForecastError:
         snapshots = 1  # what is kept of a forecaster that fails
     total = 0
@@ -183,7 +184,7 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
             return None
         for dtype, size in ((fake(node).dtype, nbytes_hint(node)) for node in exits):
             total += snapshots * stored_bytes(size // dtype.itemsize, dtype, config.snapshot_dtype)
-        total += sum(map(nbytes_hint, probes))
+        total += sum(map(nbytes_hint, probes)) * (snapshots if forecaster.follows_probe else 1)
     return total
 
 
