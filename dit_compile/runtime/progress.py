@@ -46,8 +46,8 @@ def measure_way(slots: Slots, probe: Tensor, outbox: Outbox) -> Way | None:
 
 
 def moment(slots: Slots, way: Way | None, steps: Sequence[int], now: int) -> float:
-    """``now`` as the probe has moved (the formula of ``Forecaster``); where no ``way`` was measured, or nothing has moved,
-    ``now`` itself, the number of the step. ``steps`` are those of the snapshots."""
+    """``now`` as the probe has moved (the formula of ``Forecaster``), or ``now`` itself, the number of the step, if no
+    ``way`` was measured or nothing has moved. ``steps`` are those of the snapshots."""
     if way is None or len(slots.ring) < 2 or slots.ring[-2] is not way.older or slots.ring[-1].moved is None:
         return now
     far, whole = way.sums.values()[0], slots.ring[-1].moved.values()[0]
