@@ -173,6 +173,31 @@ def test_what_is_measured(tap, settings):
     assert dit_compile.stats(model)[-1].steps[1].diff == pytest.approx(wanted, rel=1e-4)
 
 
+@torch.no_grad()
+def test_sencache_decides_as_a_plain_loop_over_the_latents():
+    """The authors' loop: reference point and sensitivities are those of the last computed step, and stay while steps
+    are reused."""
+    table = [(1.0, 0.1), (0.2, 0.1), (3.0, 0.1), (0.5, 4.0), (0.5, 0.1), (0.5, 0.1), (0.1, 0.1), (2.0, 0.1)]
+    xs = [latents(seed=1) + 0.1 * shift * latents(seed=2) for shift in (0, 1, 1.5, 3, 4, 4.5, 5, 7)]
+    wanted, reference = "", None
+    for i, x in enumerate(xs):
+        reused = False
+        if reference is not None:
+            z, since, (of_latents, of_time) = reference
+            change = float((x - z).abs().sum() / z.abs().sum())
+            reused = of_latents * change + of_time * (i - since) / len(xs) < 0.2
+        reference = reference if reused else (x, i, table[i])
+        wanted += "cr"[reused]
+    assert wanted.count("r") > 2 and "rr" in wanted and "cc" in wanted
+    model = build(Toy)
+    compiled = compile_toy(
+        model, policy="sencache", sencache_sensitivities=table, residual_diff_threshold=0.2, num_steps=len(xs), **FREE
+    )
+    for i, x in enumerate(xs):
+        compiled(x, torch.full((2,), 900.0 - 50 * i))
+    assert "".join(step.action[0] for step in dit_compile.stats(model)[-1].steps) == wanted
+
+
 @pytest.mark.parametrize("policy", ["teacache", "dicache"])
 def test_both_compare_with_the_previous_step(policy):
     steps = run(compile_toy(build(Toy), policy=policy, residual_diff_threshold=100, **FREE))
