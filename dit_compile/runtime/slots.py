@@ -47,7 +47,7 @@ def stored_bytes(count: int, dtype: torch.dtype, setting: str) -> int:
 
 
 def probe_bytes(probe: Tensor | None) -> int:
-    """The same for a probe, which is stored as it is."""
+    """Bytes of a probe, which is stored as it is."""
     return 0 if probe is None else probe.numel() * probe.element_size()
 
 
