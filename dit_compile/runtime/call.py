@@ -17,7 +17,7 @@ from ..policy import StepView, Verdict
 from .arrivals import learn, look_at_last_step, take_measured
 from .measured import Measured
 from .planned import PlannedRun
-from .progress import measure_way, moment
+from .probe_distance import measure_way, moment
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import SideInputs, relative_change
@@ -264,7 +264,7 @@ class CallStep:
         """The forecaster's weights, for each value that leaves the region."""
         facts, slots, points = self.facts, decision.slots, self._points
         now, before = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
-        at = moment(slots, decision.way, before, now)
+        at = now if decision.way is None else moment(slots, decision.way, before, now)
         weights = checked_weights(facts.forecaster, before, at, facts.config)
         if facts.state.clock.times.repeats:
             weights = damped(weights)

@@ -16,7 +16,7 @@ from .budget import Share
 from .cuda_graphs import room_in_graph, without_graph
 from .inputs import Call
 from .planned import PlannedRun
-from .progress import Way, keep_probe
+from .probe_distance import Way, keep_probe
 from .rows import RowPlaces, Rows, made, rows_like, take
 from .slots import Slots, probe_bytes, snapshot_bytes
 from .state import ModuleState

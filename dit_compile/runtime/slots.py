@@ -99,7 +99,7 @@ class Snapshot:
     step: int
     values: list[Stored]
     check: Ticket | None = None  # whether they are finite, until that is known
-    probe: Tensor | None = None  # of that step, and how far it is from the one before (progress.py)
+    probe: Tensor | None = None  # of that step, and how far it is from the one before (probe_distance.py)
     moved: Ticket | None = None
 
     def room(self) -> list[Stored]:

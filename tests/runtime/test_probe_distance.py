@@ -8,7 +8,7 @@ from toys import Toy, build, compile_toy, latents
 
 import dit_compile
 from dit_compile.api import table
-from dit_compile.runtime.progress import Way, keep_probe, measure_way, moment
+from dit_compile.runtime.probe_distance import Way, keep_probe, measure_way, moment
 from dit_compile.runtime.slots import Slots, Snapshot
 from dit_compile.runtime.transfer import Outbox, Parcel
 
@@ -169,7 +169,7 @@ def ring(*probes):
 
 def at(slots, outbox, probe, now=5):
     way = measure_way(slots, probe, outbox)
-    return way, moment(slots, way, [snapshot.step for snapshot in slots.ring], now)
+    return way, now if way is None else moment(slots, way, [snapshot.step for snapshot in slots.ring], now)
 
 
 def test_moment():

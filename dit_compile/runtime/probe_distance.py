@@ -45,10 +45,10 @@ def measure_way(slots: Slots, probe: Tensor, outbox: Outbox) -> Way | None:
     return Way(older, outbox.put([distance(probe, None, older.probe)[1]]))
 
 
-def moment(slots: Slots, way: Way | None, steps: Sequence[int], now: int) -> float:
-    """``now`` as the probe has moved (the formula of ``Forecaster``), or ``now`` itself, the number of the step, if no
-    ``way`` was measured or nothing has moved. ``steps`` are those of the snapshots."""
-    if way is None or len(slots.ring) < 2 or slots.ring[-2] is not way.older or slots.ring[-1].moved is None:
+def moment(slots: Slots, way: Way, steps: Sequence[int], now: int) -> float:
+    """``now`` as the probe has moved (the formula of ``Forecaster``); ``now`` itself, the number of the step, where the
+    snapshots have changed since or nothing has moved. ``steps`` are those of the snapshots."""
+    if len(slots.ring) < 2 or slots.ring[-2] is not way.older or slots.ring[-1].moved is None:
         return now
     far, whole = way.sums.values()[0], slots.ring[-1].moved.values()[0]
     share = far / whole if whole else math.inf
