@@ -21,12 +21,12 @@ import diffusers
 import numpy as np
 import torch
 import typer
-from quality_grid import CHOOSING, PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round, third_round
+from quality_grid import PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round, third_round
 from quality_page import PAGE, PLOT, chosen
 from quality_page import page as page_of
 from quality_peer import VERSION, Peer
 from quality_plot import save_plot
-from quality_runs import Drawn, Studio, compare
+from quality_runs import TABLES, Drawn, Studio, compare
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -73,10 +73,11 @@ class Measurer:
     def __init__(self, results: Results, console: Console, inner: str) -> None:
         self.results, self.console = results, console
         self.studio, self.peer = Studio(inner), Peer()
-        if "mag_ratios" not in results.data:
-            results.data["mag_ratios"] = self.studio.calibrate(CHOOSING[1])
-            results.save()
-        self.studio.mag_ratios = results.data["mag_ratios"]
+        for policy, name in TABLES.items():
+            if name not in results.data:
+                results.data[name] = self.studio.table(policy)
+                results.save()
+            self.studio.tables[name] = results.data[name]
         results.data["blocks"] = self.studio.blocks
 
     def run(self, title: str, jobs: Iterable[tuple[Way, Scene]]) -> None:

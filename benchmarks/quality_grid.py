@@ -76,6 +76,10 @@ FORECASTS: dict[str, dict[str, Any]] = {
     "hicache(2)": {"forecast": "hicache", "taylor_order": 2},
     "foca": {"forecast": "foca"},
     "spectrum": {"forecast": "spectrum"},
+    "adams_bashforth(2)": {"forecast": "adams_bashforth", "taylor_order": 2},
+    "meancache(2)": {"forecast": "meancache", "meancache_span": 2},
+    "dicache": {"forecast": "dicache"},
+    "dicache(2)": {"forecast": "dicache", "dicache_limit": 2},
 }
 
 
@@ -106,6 +110,8 @@ POLICIES: dict[str, dict[str, dict[str, Any]]] = {
         "fast": {**_dbcache(4, -1, 1), "adacache_rates": "0.06:5,0.12:4,0.3:3,1:2"},
     },
     "delta_dit": {f"n{n}": {"interval": n, **_dbcache(3, -1, 1), "scope": "halves"} for n in (2, 4)},
+    "dicache": {f"t{t}": _dbcache(4, 3, t) for t in (0.1, 0.2)},
+    "sencache": {f"t{t}": _dbcache(4, 3, t) for t in (0.3, 0.5)},
 }
 
 

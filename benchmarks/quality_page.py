@@ -50,7 +50,7 @@ PRESETS_TEXT = """\
 
 Of the DBCache settings in the second round, a preset is the one with the highest PSNR among those that run at most a
 given share of all blocks, on average over its scenes: {limits}.
-Only DBCache stood for election: schedules that look at no data fit the model at hand or do not, its guard notices.
+Presets use DBCache only: it needs no calibration, and its guard adapts to the model, which fixed schedules do not.
 
 {names}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
@@ -65,8 +65,10 @@ PAIRS_TEXT = """\
 ## Every policy with every forecaster
 
 Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
-points. The last step changes the picture most: whoever reuses it loses several decibels, which a guard notices and a
-count does not. Without a forecast (`reuse`) no policy is worth its blocks here.
+points. The last step changes the picture most: a policy that reuses it loses several decibels, which a guard notices
+and a count does not. Without a forecast (`reuse`) no policy is worth its blocks here. The number of a forecaster is its
+order, of `meancache` the span, and of `dicache(2)` the limit (`dicache` has that of its authors, 1.5). `magcache` and
+`sencache` know the model: their tables were measured on the choosing prompts.
 
 {rows}"""
 

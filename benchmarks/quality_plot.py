@@ -30,8 +30,12 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     PEER: {"marker": "D", "color": "#c2410c", "markersize": 5},
 }
 LABELS = {OURS: "dit_cache", FEWER: "fewer steps, no cache", WHOLE: "whole output repeated", PEER: "cache-dit"}
-MARKERS = dict(zip(POLICIES, ("o", "h", "|", "_", "v", "<", ">", "P", "X"), strict=True))
-COLOURS = dict(zip(FORECASTS, ("#8a939c", "#2563eb", "#60a5fa", "#9333ea", "#db2777", ACCENT, "#d97706"), strict=True))
+MARKERS = dict(zip(POLICIES, ("o", "h", "|", "_", "v", "<", ">", "P", "X", "D", "p"), strict=True))
+_HUES = (
+    "#8a939c", "#2563eb", "#60a5fa", "#9333ea", "#db2777", ACCENT, "#d97706", "#1b1f24", "#a16207", "#dc2626",
+    "#fb7185",
+)  # fmt: skip
+COLOURS = dict(zip(FORECASTS, _HUES, strict=True))
 STAR: Mapping[str, Any] = {
     "marker": "*", "markersize": 17, "color": ACCENT, "markeredgecolor": "white", "markeredgewidth": 1, "linestyle": ""
 }  # fmt: skip
@@ -88,9 +92,9 @@ def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
     forecasts = [Line2D([], [], linestyle="", marker="o", color=colour, label=name) for name, colour in COLOURS.items()]
     forecasts.append(Line2D([], [], label="fewer steps", **FAMILIES[FEWER]))
     low = min(cost for cost, _ in fewer.values())
-    axes.set_xlim(low - 0.5, 29.5)  # room for the legends
+    axes.set_xlim(low - 0.5, 32)  # room for the legends
     legend = {"frameon": False, "loc": "upper right", "fontsize": 9}
-    axes.add_artist(axes.legend(handles=policies, title="policy", bbox_to_anchor=(0.86, 1), **legend))
+    axes.add_artist(axes.legend(handles=policies, title="policy", bbox_to_anchor=(0.81, 1), **legend))
     axes.legend(handles=forecasts, title="forecaster", bbox_to_anchor=(1, 1), **legend)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from quality_grid import FEWER, WHOLE, Scene, Way
+from quality_grid import CHOOSING, FEWER, WHOLE, Scene, Way
 from quality_sums import costs_in_steps, figures
+from quality_tables import mag_ratios, sensitivities
 from skimage.metrics import structural_similarity
-from torch import Tensor, nn
+from torch import nn
 
 import dit_compile
 from dit_compile.config import STRUCTURE, CacheConfig
@@ -19,6 +19,7 @@ from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, wra
 from dit_compile.demo.result import Pictures, psnr
 from dit_compile.policy import POLICIES
 
+TABLES = {"magcache": "mag_ratios", "sencache": "sencache_sensitivities"}  # settings that hold what was measured
 BLIND = ("interval", "mask", "magcache", "delta_dit")  # look at no data: all rows of a batch decide alike
 
 
@@ -69,10 +70,10 @@ class Studio:
     the pictures and decisions of drawing them one by one.
     """
 
-    def __init__(self, inner: str = "eager", mag_ratios: Sequence[float] | None = None) -> None:
+    def __init__(self, inner: str = "eager", tables: Mapping[str, Any] | None = None) -> None:
         torch.set_num_threads(1)
         torch._dynamo.config.recompile_limit = 64  # one graph for each structure, all of the same class
-        self.inner, self.mag_ratios = inner, mag_ratios
+        self.inner, self.tables = inner, dict(tables or {})
         self.plain = load_pipeline()
         self._uncached = wrap_transformer(torch.compile(self.plain.transformer, backend=inner, dynamic=True))
         lists = (self.plain.transformer.transformer_blocks, self.plain.transformer.single_transformer_blocks)
@@ -103,8 +104,9 @@ class Studio:
     def _cache(self, settings: Mapping[str, Any], scene: Scene) -> Drawn:
         pipe, skipped = self._compiled(settings)
         runtime = {name: value for name, value in settings.items() if name not in STRUCTURE}
-        if runtime["policy"] == "magcache":
-            runtime["mag_ratios"] = self.mag_ratios
+        if runtime["policy"] in TABLES:
+            name = TABLES[runtime["policy"]]
+            runtime[name] = self.tables[name]
         runtime["num_steps"] = scene.steps  # masks by name, magcache and spectrum want to know
         runtime["delta_boundary"] = scene.steps // 2
         if settings["policy"] in BLIND:
@@ -123,6 +125,7 @@ class Studio:
         if key not in self._cached:
             watching = policy if POLICIES[policy].needs_probe or policy == "delta_dit" else "dbcache"
             options = {"inner": self.inner, "policy": watching, "batch_decision": "rows", **structure}
+            options |= {TABLES[watching]: self.tables[TABLES[watching]]} if watching in TABLES else {}
             model = torch.compile(self.plain.transformer, backend="dit_cache", dynamic=True, options=options)
             pipe = wrap_transformer(model)
             generate(pipe, ["", ""], [0, 0], 2)
@@ -132,23 +135,11 @@ class Studio:
             self._cached[key] = (pipe, [region.skipped for region in report.regions])
         return self._cached[key]
 
-    def calibrate(self, scene: Scene) -> list[float]:
-        """MagCache's ratios |R_t| / |R_t-1| from step 1 on: R is the effect of all but the first block on the picture's
-        tokens; norms per token, ratios averaged over tokens, prompts and branches."""
-        model = self.plain.transformer
-        entries: list[Tensor] = []
-        norms: list[Tensor] = []
-        first = model.transformer_blocks[0].register_forward_hook(lambda _m, _i, output: entries.append(output[1]))
-        last = model.single_transformer_blocks[-1].register_forward_hook(
-            lambda _m, _i, output: norms.append((output[1] - entries.pop()).norm(dim=-1))
-        )
-        try:
-            _draw(self.plain, scene)
-        finally:
-            first.remove()
-            last.remove()
-        by_step = [torch.cat(norms[i : i + scene.branches]) for i in range(0, len(norms), scene.branches)]
-        return [round(float((new / old).mean()), 4) for old, new in pairwise(by_step)]
+    def table(self, policy: str) -> Any:
+        """What ``policy`` needs to know of the model, measured on the choosing prompts."""
+        scene = CHOOSING[1]
+        measure = {"magcache": mag_ratios, "sencache": sensitivities}[policy]
+        return measure(self.plain.transformer, scene.branches, lambda model: _draw(wrap_transformer(model), scene))
 
 
 def _draw(pipe: FluxPipeline, scene: Scene, steps: int | None = None) -> Pictures:

@@ -23,6 +23,7 @@ from .readers import (
     NUMBERS,
     PLAN,
     RATES,
+    SENSITIVITIES,
     Accepts,
     Names,
     choice,
@@ -74,8 +75,8 @@ class CacheConfig:
         "front blocks that always run; the guard reads their effect", structure=True, peer="Fn_compute_blocks")
     bn: int = _knob(_DEFAULT["bn"], number(0), "back blocks that always run", structure=True, peer="Bn_compute_blocks")
     policy: str = _knob("dbcache", plugin(),
-        "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, plan, or "
-        "your own")
+        "when to reuse: dbcache, dbprune, interval, mask, teacache, magcache, easycache, adacache, delta_dit, dicache, "
+        "sencache, plan, or your own")
     residual_diff_threshold: float = _knob(_DEFAULT["residual_diff_threshold"], number(0, real=True),
         "reuse when the relative difference is below this; 0: never, from 1 on: always", peer="residual_diff_threshold")
     warmup_steps: int = _knob(_DEFAULT["warmup_steps"], number(0), "initial computed steps", peer="max_warmup_steps")
@@ -86,14 +87,20 @@ class CacheConfig:
     max_continuous_cached_steps: int = _knob(_DEFAULT["max_continuous_cached_steps"], number(-1),
         "reused steps allowed in a row; -1 unlimited, 0 none", peer="max_continuous_cached_steps")
     forecast: str = _knob(_DEFAULT["forecast"], plugin(),
-        "how to reuse: reuse, taylorseer, newton, hicache, foca, spectrum, or your own")
+        "how to reuse: reuse, taylorseer, newton, hicache, foca, spectrum, adams_bashforth, meancache, dicache, or "
+        "your own")
     taylor_order: int = _knob(_DEFAULT["taylor_order"], number(0, 5),
-        "order of taylorseer, newton and hicache, which keep order + 1 snapshots", peer="taylorseer_order")
+        "order of taylorseer, newton and hicache, which keep order + 1 snapshots, and of adams_bashforth, which keeps "
+        "twice its order, 6 at most",
+        peer="taylorseer_order")
     hicache_sigma: float = _knob(0.5, number(0, 1, real=True), "scale of hicache's polynomials; smaller: damped more")
     spectrum_degree: int = _knob(4, number(1, 5), "degree of spectrum's polynomials, fitted to six snapshots")
     spectrum_ridge: float = _knob(0.1, number(1e-6, real=True), "ridge of spectrum's fit; larger: damped more")
     spectrum_mix: float = _knob(0.5, number(0, 1, real=True),
         "share of spectrum's fit in its forecast; the rest is a straight line")
+    meancache_span: int = _knob(2, number(1, 6), "steps over which meancache takes the mean; 1: plain reuse")
+    dicache_limit: float = _knob(1.5, number(1, real=True),
+        "how far dicache prolongs the line through two snapshots: 1: plain reuse, 2: as far again as they are apart")
     cfg: str | int = _knob("auto", number(1, words=("auto", "none")),
         "model calls per step under classifier-free guidance; none: always one", peer="enable_separate_cfg")
     num_steps: int | None = _knob(None, number(1, 100_000),
@@ -155,6 +162,8 @@ class CacheConfig:
     adacache_rates: tuple[tuple[float, int], ...] = _knob(
         ((0.03, 6), (0.06, 5), (0.09, 4), (0.12, 3), (0.15, 2), (1.0, 1)), RATES,
         "pairs bound:steps, for policy=adacache")
+    sencache_sensitivities: tuple[tuple[float, float], ...] | None = _knob(None, SENSITIVITIES,
+        "calibrated sensitivities to latents and time, a pair per step, for policy=sencache")
     keep_blocks: tuple[int, ...] | None = _knob(None, INDICES,
         "blocks that policy=dbprune always runs, counted along the chain from 0", peer="non_prune_block_ids")
     prune_relax: float = _knob(0.0, number(0, real=True),
@@ -188,6 +197,11 @@ class CacheConfig:
             )
         if self.policy == "plan" and self.plan is None:
             raise ConfigError(f'policy="plan" needs plan ({env_name("plan")}), the file that `dit-compile tune` writes')
+        if self.policy == "sencache" and self.sencache_sensitivities is None:
+            raise ConfigError(
+                f'policy="sencache" needs sencache_sensitivities ({env_name("sencache_sensitivities")}), a pair '
+                "J_z:J_t for each step: how much the blocks' effect changes with the latents and with time"
+            )
         if self.policy == "delta_dit" and self.scope != "halves":
             raise ConfigError(f'policy="delta_dit" needs scope="halves" ({env_name("scope")}=halves): two regions')
         if self.policy == "dbprune" and self.scope != "block":
@@ -205,6 +219,8 @@ class CacheConfig:
         details = {
             "reuse": (),
             "foca": (),
+            "dicache": (self.dicache_limit,),
+            "meancache": (self.meancache_span,),
             "hicache": (self.taylor_order, self.hicache_sigma),
             "spectrum": (self.spectrum_degree, self.spectrum_ridge, self.spectrum_mix),
         }.get(self.forecast, (self.taylor_order,))

@@ -116,6 +116,14 @@ def _read_rates(value: Any) -> tuple[tuple[float, int], ...]:
     return rates
 
 
+def _read_sensitivities(value: Any) -> tuple[tuple[float, float], ...]:
+    pairs = [pair.split(":") for pair in value.split(",")] if isinstance(value, str) else value
+    sensitivities = tuple((float(latents), float(time)) for latents, time in pairs)
+    if not all(0 <= number < math.inf for pair in sensitivities for number in pair) or not sensitivities:
+        raise ValueError
+    return sensitivities
+
+
 def _read_bytes(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
@@ -152,6 +160,7 @@ def _read_plan(value: Any) -> Plan:
 
 NUMBERS = Accepts("numbers with commas between them", _read_numbers)
 RATES = Accepts("pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)", _read_rates)
+SENSITIVITIES = Accepts("pairs of numbers >= 0 such as 0.9:2,0.8:2.5 (one per step)", _read_sensitivities)
 INDICES = Accepts("indices of blocks with commas between them", _read_indices)
 _BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(i)?)?b?")
 BYTES = Accepts("bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB", _read_bytes)

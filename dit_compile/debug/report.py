@@ -167,23 +167,25 @@ def _kinds(chain: tuple[Block, ...]) -> str:
 
 
 def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
-    """(order + 1) snapshots of each forecast stream, and one probe, of all regions.
+    """The snapshots of each forecast stream, and one probe (or one per snapshot), of all regions.
 
     None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
     """
+    forecaster, policy = FORECASTERS.instance(config.forecast), POLICIES[config.guard_policy]
+    follows = forecaster.follows_probe and not policy.lagged and config.decision != "lagged"
     try:
-        snapshots = wanted_snapshots(FORECASTERS.instance(config.forecast), config)
+        snapshots = wanted_snapshots(forecaster, config)
     except ForecastError:
         snapshots = 1  # what is kept of a forecaster that fails
     total = 0
     for region in plan.regions:
         exits = [exit.node for exit in region.exits]
-        probes = [region.probe_value] if POLICIES[config.guard_policy].needs_probe else []
+        probes = [region.probe_value] if policy.needs_probe else []
         if any(free_unbacked_symbols(fake(node)) for node in [*exits, *probes]):
             return None
         for dtype, size in ((fake(node).dtype, nbytes_hint(node)) for node in exits):
             total += snapshots * stored_bytes(size // dtype.itemsize, dtype, config.snapshot_dtype)
-        total += sum(map(nbytes_hint, probes))
+        total += sum(map(nbytes_hint, probes)) * (snapshots if follows else 1)
     return total
 
 

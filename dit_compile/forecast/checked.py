@@ -30,11 +30,12 @@ def wanted_snapshots(forecaster: Forecaster, config: CacheConfig) -> int:
     return count
 
 
-def checked_weights(forecaster: Forecaster, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+def checked_weights(forecaster: Forecaster, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
     """One finite weight for each of the latest snapshots that ``forecaster`` wants, zeros for older ones.
 
-    ``steps`` are the steps of all snapshots in hand, rising, ``now`` is the step to predict; steps of one time count as
-    one (CallContext.point). Of the newest snapshot's time nothing is to be predicted: it has all the weight.
+    ``steps`` are the steps of all snapshots in hand, rising, ``now`` is the step to predict (see ``Forecaster``); steps
+    of one time count as one (``Times.points``). Of the newest snapshot's time nothing is to be predicted: it has all
+    the weight.
 
     Raises:
         ForecastError: it raised, or its weights are not finite or of another number.

@@ -30,7 +30,7 @@ class FoCa(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return 3
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
         latest = [0.0] * (len(steps) - 1) + [1.0]
         if len(steps) == 1:
             return latest

@@ -26,7 +26,7 @@ class HiCache(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return config.taylor_order + 1
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
         differences = backward_differences(steps, config.taylor_order)
         sigma = config.hicache_sigma
         x = sigma * (now - steps[-1])

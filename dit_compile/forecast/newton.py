@@ -9,6 +9,11 @@ from ..config import CacheConfig
 from .base import Forecaster, register_forecaster
 
 
+def lagrange(steps: Sequence[int], at: float) -> list[float]:
+    """The value at ``at`` of the polynomial through the values of ``steps``, as weights over these values."""
+    return [math.prod((at - other) / (step - other) for other in steps if other != step) for step in steps]
+
+
 @register_forecaster("newton")
 class Newton(Forecaster):
     """Newton's divided differences on the real step numbers, order ``taylor_order``.
@@ -23,5 +28,5 @@ class Newton(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return config.taylor_order + 1
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
-        return [math.prod((now - other) / (step - other) for other in steps if other != step) for step in steps]
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
+        return lagrange(steps, now)

@@ -15,5 +15,5 @@ class Reuse(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return 1
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
         return [0.0] * (len(steps) - 1) + [1.0]

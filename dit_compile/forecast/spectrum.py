@@ -50,7 +50,7 @@ class Spectrum(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return MAX_SNAPSHOTS
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
         total, degree, mix = max(config.num_steps or NOMINAL_STEPS, now), config.spectrum_degree, config.spectrum_mix
         design = [chebyshev(2 * step / total - 1, degree) for step in steps]
         columns = list(zip(*design, strict=True))

@@ -40,7 +40,7 @@ class TaylorSeer(Forecaster):
     def snapshots(self, config: CacheConfig) -> int:
         return config.taylor_order + 1
 
-    def weights(self, steps: Sequence[int], now: int, config: CacheConfig) -> list[float]:
+    def weights(self, steps: Sequence[int], now: float, config: CacheConfig) -> list[float]:
         differences = backward_differences(steps, config.taylor_order)
         horizon = now - steps[-1]
         terms = [horizon**i / math.factorial(i) for i in range(len(differences))]

@@ -106,5 +106,12 @@ def forced(step: StepView, config: CacheConfig) -> Verdict | None:
     return None
 
 
+def accumulated(step: StepView, change: float) -> float:
+    """The sum of ``change`` and what earlier calls have added since the last computed step. One sum per policy."""
+    total = change + (step.memory.get("sum", 0.0) if step.run else 0.0)
+    step.memory["sum"] = total
+    return total
+
+
 POLICIES: Registry[Policy] = Registry("policy")
 register_policy = POLICIES.register

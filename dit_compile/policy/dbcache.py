@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import CacheConfig
-from .base import Policy, StepView, Verdict, forced, register_policy
+from .base import Policy, StepView, Verdict, accumulated, forced, register_policy
 
 
 @register_policy("dbcache")
@@ -43,8 +43,7 @@ class DBCache(Policy):
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
         if diff >= config.residual_diff_threshold:
             return Verdict(False, "threshold")
-        total = diff + (step.memory.get("diffs", 0.0) if step.run else 0.0)
+        total = accumulated(step, diff)
         if 0 <= config.max_accumulated_diff <= total:
             return Verdict(False, "accumulated_limit")
-        step.memory["diffs"] = total
         return Verdict(True, "hit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import CacheConfig
-from .base import Policy, StepView, Verdict, forced, register_policy
+from .base import Policy, StepView, Verdict, accumulated, forced, register_policy
 
 
 @register_policy("easycache")
@@ -30,16 +30,15 @@ class EasyCache(Policy):
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
         memory = step.memory
-        known = memory.get("moved", 0.0) if step.run else 0.0
-        memory["moved"] = known + diff  # of the input, since the last computed step
+        moved = accumulated(step, diff)  # of the input
         verdict = forced(step, config)
         if verdict is None and "rate" not in memory:
             verdict = Verdict(False, "no_snapshot")
         if verdict is None:
-            hit = memory["rate"] * memory["moved"] < config.residual_diff_threshold
+            hit = memory["rate"] * moved < config.residual_diff_threshold
             verdict = Verdict(hit, "hit" if hit else "threshold")
         if not verdict.reuse:
-            memory["span"] = memory["moved"]
+            memory["span"] = moved
         return verdict
 
     def learn(self, step: StepView, config: CacheConfig, change: float) -> None:

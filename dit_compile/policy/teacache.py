@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..config import CacheConfig
-from .base import Policy, StepView, Verdict, forced, register_policy
+from .base import Policy, StepView, Verdict, accumulated, forced, register_policy
 
 
 @register_policy("teacache")
@@ -30,10 +30,8 @@ class TeaCache(Policy):
         return forced(step, config)
 
     def after(self, step: StepView, config: CacheConfig, diff: float) -> Verdict:
-        known = step.memory.get("sum", 0.0) if step.run else 0.0
-        total = known + max(polynomial(config.teacache_polynomial, diff), 0.0)
+        total = accumulated(step, max(polynomial(config.teacache_polynomial, diff), 0.0))
         hit = total < config.residual_diff_threshold
-        step.memory["sum"] = total
         return Verdict(hit, "hit" if hit else "threshold")
 
 

@@ -17,6 +17,7 @@ from ..policy import StepView, Verdict
 from .arrivals import learn, look_at_last_step, take_measured
 from .measured import Measured
 from .planned import PlannedRun
+from .probe_distance import measure_way, moment
 from .region import CallFacts, Decision, RegionCall
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import SideInputs, relative_change
@@ -155,6 +156,8 @@ class CallStep:
         for decision in decisions:
             slots = decision.slots
             decision.residual, own = probe(decision.value, decision.entry, _previous_probe(decision))
+            if facts.forecaster.follows_probe:
+                decision.way = measure_way(slots, decision.residual, facts.outbox)
             side: list[Tensor] | None = []
             if slots.side.has_changed(facts.call):
                 side = slots.side.compare(facts.call, decision.rows)
@@ -261,7 +264,8 @@ class CallStep:
         """The forecaster's weights, for each value that leaves the region."""
         facts, slots, points = self.facts, decision.slots, self._points
         now, before = points[self._step], [points[snapshot.step] for snapshot in slots.ring]
-        weights = checked_weights(facts.forecaster, before, now, facts.config)
+        at = now if decision.way is None else moment(slots, decision.way, before, now)
+        weights = checked_weights(facts.forecaster, before, at, facts.config)
         if facts.state.clock.times.repeats:
             weights = damped(weights)
         main = facts.graph.mains[decision.region] if facts.config.forecast_streams == "main" else None

@@ -16,8 +16,9 @@ from .budget import Share
 from .cuda_graphs import room_in_graph, without_graph
 from .inputs import Call
 from .planned import PlannedRun
+from .probe_distance import Way, keep_probe
 from .rows import RowPlaces, Rows, made, rows_like, take
-from .slots import Slots, snapshot_bytes
+from .slots import Slots, probe_bytes, snapshot_bytes
 from .state import ModuleState
 from .stats import StepStats, Stopwatch, stopwatch
 from .transfer import Outbox, total
@@ -67,7 +68,8 @@ class Decision:
     """What a guard has decided about rows that decide together, and what it is based on.
 
     ``value`` and ``entry`` are what the guard compares, ``residual`` their difference where it was formed, ``diff`` the
-    measured change. ``weights`` are those of the snapshots, where the verdict is to reuse.
+    measured change, ``way`` what a forecaster that follows the probe wants to know. ``weights`` are those of the
+    snapshots, where the verdict is to reuse.
     """
 
     region: int
@@ -81,6 +83,7 @@ class Decision:
     view: StepView = field(init=False, repr=False)  # what the policy sees, where there is something to reuse
     residual: Tensor | None = field(default=None, repr=False)
     diff: float | None = None
+    way: Way | None = None
     weights: Sequence[Sequence[float]] = ()
 
     @property
@@ -215,7 +218,9 @@ class RegionCall:
         if policy.needs_probe and facts.call.side:
             slots.side.remember(facts.call, decision.rows)
         wanted = max(self._wanted_snapshots(), 1 + policy.watches_change)
-        share = Share(slots.nbytes_besides_snapshots(), snapshot_bytes(values, config.snapshot_dtype), wanted)
+        follows = facts.forecaster.follows_probe and not facts.lags
+        each = snapshot_bytes(values, config.snapshot_dtype) + probe_bytes(decision.residual if follows else None)
+        share = Share(slots.nbytes_besides_snapshots(), each, wanted)
         due = min(len(slots.ring) + 1, wanted)
         granted = state.budget.grant(slots, share, config.max_bytes)
         if config.max_bytes is not None and granted < due:
@@ -226,6 +231,8 @@ class RegionCall:
             slots.store(step, granted, values, bases, config.snapshot_dtype, facts.outbox, again=again)
             if policy.watches_change:
                 slots.watch_change(facts.outbox)
+            if follows:
+                keep_probe(slots, decision.residual, facts.outbox)
 
     def _wanted_snapshots(self) -> int:
         """How many snapshots to keep; one where the forecaster fails, which is said when a step wants to be reused."""

@@ -46,6 +46,11 @@ def stored_bytes(count: int, dtype: torch.dtype, setting: str) -> int:
     return count * stored_dtype(dtype, setting).itemsize + torch.float32.itemsize * _is_scaled(dtype, setting)
 
 
+def probe_bytes(probe: Tensor | None) -> int:
+    """Bytes of a probe, which is stored as it is."""
+    return 0 if probe is None else probe.numel() * probe.element_size()
+
+
 def _is_scaled(dtype: torch.dtype, setting: str) -> bool:
     return stored_dtype(dtype, setting) == FLOAT8 != dtype
 
@@ -94,6 +99,8 @@ class Snapshot:
     step: int
     values: list[Stored]
     check: Ticket | None = None  # whether they are finite, until that is known
+    probe: Tensor | None = None  # of that step, and how far it is from the one before (probe_distance.py)
+    moved: Ticket | None = None
 
     def room(self) -> list[Stored]:
         """The memory of this snapshot, for the next one. Where nobody has asked whether this one is finite, its flags
@@ -109,7 +116,7 @@ class Snapshot:
         return [stored.data.dtype for stored in self.values] == wanted
 
     def nbytes(self) -> int:
-        return sum(stored.nbytes() for stored in self.values)
+        return sum(stored.nbytes() for stored in self.values) + probe_bytes(self.probe)
 
 
 class Output(NamedTuple):
@@ -286,5 +293,5 @@ class Slots:
         return sum(snap.nbytes() for snap in self.ring) + self.nbytes_besides_snapshots()
 
     def nbytes_besides_snapshots(self) -> int:
-        probe_bytes = 0 if self.probe is None else self.probe.numel() * self.probe.element_size()
-        return probe_bytes + self.side.nbytes
+        shared = bool(self.ring) and self.ring[-1].probe is self.probe
+        return probe_bytes(None if shared else self.probe) + self.side.nbytes

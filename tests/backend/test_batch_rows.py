@@ -36,7 +36,7 @@ def generate(model, xs, rows=slice(None), dynamic=True, **options):
     return outs, ["".join(step.action[0] for step in steps if step.rows == group) for group in groups]
 
 
-OPTIONS = [{}, {"policy": "teacache"}, {"forecast": "reuse", "downsample_factor": 2}]
+OPTIONS = [{}, {"policy": "teacache"}, {"forecast": "reuse", "downsample_factor": 2}, {"forecast": "dicache"}]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ POSITIVE = st.integers(1, 10**5)
 LIMIT = st.integers(-1, 10**6)
 NAME = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+SIZE = st.floats(0, allow_nan=False, allow_infinity=False)
 NUMBERS = st.lists(FLOAT, min_size=1, max_size=5).map(tuple)
 STORED: dict[str, st.SearchStrategy[Any]] = {
     "enabled": st.booleans(),
@@ -46,6 +47,8 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "spectrum_degree": st.integers(1, 5),
     "spectrum_ridge": st.floats(1e-6, allow_infinity=False),
     "spectrum_mix": st.floats(0, 1),
+    "meancache_span": st.integers(1, 6),
+    "dicache_limit": st.floats(1, allow_nan=False, allow_infinity=False),
     "cfg": st.sampled_from(["auto", "none"]) | POSITIVE,
     "num_steps": st.none() | POSITIVE,
     "scope": st.sampled_from(["chain", "container", "halves", "block"]),
@@ -72,6 +75,7 @@ STORED: dict[str, st.SearchStrategy[Any]] = {
     "teacache_polynomial": NUMBERS,
     "mag_ratios": st.none() | NUMBERS,
     "adacache_rates": st.lists(st.tuples(FLOAT, POSITIVE), min_size=1, max_size=5).map(tuple),
+    "sencache_sensitivities": st.none() | st.lists(st.tuples(SIZE, SIZE), min_size=1, max_size=5).map(tuple),
     "keep_blocks": st.none() | st.lists(st.integers(0, 99), min_size=1, max_size=5).map(tuple),
     "prune_relax": st.floats(0, allow_nan=False, allow_infinity=False),
     "prune_relax_limit": st.floats(-1, allow_nan=False, allow_infinity=False),
@@ -170,6 +174,7 @@ def test_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FLAG = "expected 0 or 1 (also false/true, no/yes, off/on)"
 MASK = "expected slow, medium, fast, ultra, or a text or list of 0 and 1 such as 1101 (1 computes), or unset"
+SENSITIVITIES = "expected pairs of numbers >= 0 such as 0.9:2,0.8:2.5 (one per step), or unset"
 RATES = "expected pairs such as 0.1:4,0.3:2,1:1 (below 0.1 every 4th step, ...)"
 BYTES = "expected bytes as an integer >= 1, or such as 512MiB, 1.5GiB, 2GB, or unset"
 REFUSED = [
@@ -202,6 +207,8 @@ REFUSED = [
     ("spectrum_degree", 0, "expected an integer from 1 to 5"),
     ("spectrum_ridge", 0, "expected a finite number >= 1e-06"),
     ("spectrum_mix", -0.1, "expected a finite number from 0 to 1"),
+    ("meancache_span", 7, "expected an integer from 1 to 6"),
+    ("dicache_limit", 0.9, "expected a finite number >= 1"),
     ("cfg", "aut", "expected auto, none or an integer >= 1; did you mean 'auto'?"),
     ("cfg", 0, "expected auto, none or an integer >= 1"),
     ("num_steps", 0, "expected an integer from 1 to 100000, or unset"),
@@ -240,6 +247,10 @@ REFUSED = [
     ("keep_blocks", "", "expected indices of blocks with commas between them, or unset"),
     ("adacache_rates", "0.1:0", RATES),
     ("adacache_rates", "0.1", RATES),
+    ("sencache_sensitivities", "0.1", SENSITIVITIES),
+    ("sencache_sensitivities", "0.1:-1", SENSITIVITIES),
+    ("sencache_sensitivities", [(0.1, float("inf"))], SENSITIVITIES),
+    ("sencache_sensitivities", "", SENSITIVITIES),
     ("batch_decision", "row", "expected one, halves or rows; did you mean 'rows'?"),
     ("forecast_streams", "some", "expected all or main"),
     ("snapshot_dtype", "float16", "expected model, bfloat16 or float8; did you mean 'bfloat16'?"),

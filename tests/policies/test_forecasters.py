@@ -16,7 +16,10 @@ from dit_compile.forecast import FORECASTERS, MAX_SNAPSHOTS, checked_weights, da
 from dit_compile.forecast.checked import DAMPING
 
 WITH_DIFFERENCES = 3  # TaylorSeer takes differences from this step on
-NAMES = st.sampled_from(["reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"])
+ALL = [
+    "reuse", "taylorseer", "newton", "hicache", "foca", "spectrum", "adams_bashforth", "meancache", "dicache",
+]  # fmt: skip
+NAMES = st.sampled_from(ALL)
 AHEAD = st.integers(1, 8)
 
 
@@ -167,7 +170,7 @@ def test_taylorseer_takes_no_difference_before_step_three(steps, weights):
 
 @given(uneven_steps(), AHEAD)
 def test_order_zero_is_reuse(steps, ahead):
-    for name in ("taylorseer", "newton", "hicache"):
+    for name in ("taylorseer", "newton", "hicache", "adams_bashforth"):
         assert predict(name, steps, steps, steps[-1] + ahead, 0) == steps[-1]
 
 
@@ -198,7 +201,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("name", ["taylorseer", "newton"])
+@pytest.mark.parametrize("name", ["taylorseer", "newton", "adams_bashforth"])
 @given(steps=uneven_steps(least=2, start=12), ahead=AHEAD)
 def test_mistakes_of_sign_horizon_and_gap_are_noticed_on_a_line(name, mistake, steps, ahead):
     if mistake == "nominal gaps":
@@ -225,7 +228,7 @@ def test_newton_of_a_higher_order_notices_them_on_its_power(order, mistake, data
 def test_nothing_is_predicted_for_the_time_of_the_newest_snapshot():
     """Whatever the forecaster: a second evaluation at one time is reused as it is."""
     config = CacheConfig()
-    for name in ("reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"):
+    for name in ALL:
         weights = checked_weights(FORECASTERS.instance(name), [0, 2, 3], 3, config)
         assert weights == [0.0, 0.0, 1.0]
 

@@ -6,6 +6,7 @@ from toys import Toy, build, compile_toy, latents, timestep_embedding
 
 import dit_compile
 from dit_compile.config import CacheConfig, ConfigError
+from dit_compile.forecast import FORECASTERS
 from dit_compile.policy import POLICIES, StepView
 from dit_compile.policy.teacache import polynomial
 
@@ -81,6 +82,34 @@ def test_easycache_predicts_the_output_from_the_input():
     assert policy.after(views[5], config, 0.05).reuse  # from 0 again
 
 
+def test_dicache_adds_up_until_the_threshold():
+    assert play("dicache", [0.1] * 7, residual_diff_threshold=0.25) == "rrCrrCr"
+    assert play("dicache", [0.1] * 6, residual_diff_threshold=0.25, max_continuous_cached_steps=1) == "rCrCrC"
+    assert play("dicache", [0.1, 0.3, 0.24, 0.02], residual_diff_threshold=0.25) == "rCrC"
+
+
+def sencache(step, since, diff, **settings):
+    """Whether step ``step`` is reused, ``since`` steps after the last computed one."""
+    config = CacheConfig(policy="sencache", **(FREE | settings))
+    return POLICIES["sencache"]().after(StepView(step, 0, since - 1, since=since), config, diff).reuse
+
+
+def test_sencache_adds_what_latents_and_time_change():
+    table = {"sencache_sensitivities": [(2.0, 1.0), (0.5, 4.0), (1.0, 1.0), (1.0, 1.0)]}
+    # computed at step 0: 2 * .05 + 1 * 1/4; at step 1, for two steps: .5 * .1 + 4 * 2/4
+    assert sencache(1, 1, 0.05, **table, residual_diff_threshold=0.3501)
+    assert not sencache(1, 1, 0.05, **table, residual_diff_threshold=0.35)
+    assert sencache(3, 2, 0.1, **table, residual_diff_threshold=2.0501)
+    assert not sencache(3, 2, 0.1, **table, residual_diff_threshold=2.05)
+
+
+def test_sencache_takes_the_sensitivities_of_another_step_count_at_the_same_place():
+    table = {"sencache_sensitivities": [(0.0, 1.0), (0.0, 10.0), (0.0, 100.0)], "num_steps": 9}
+    for computed, of_time in ((0, 1.0), (1, 1.0), (3, 10.0), (4, 10.0), (7, 100.0), (8, 100.0), (12, 100.0)):
+        assert sencache(computed + 1, 1, 0.1, **table, residual_diff_threshold=of_time / 9 + 1e-9)
+        assert not sencache(computed + 1, 1, 0.1, **table, residual_diff_threshold=of_time / 9 - 1e-9)
+
+
 def test_delta_dit_skips_the_rear_half_early_and_the_front_half_late():
     config = CacheConfig(policy="delta_dit", scope="halves", interval=2, delta_boundary=4, **FREE)
     policy = POLICIES["delta_dit"]()
@@ -89,7 +118,9 @@ def test_delta_dit_skips_the_rear_half_early_and_the_front_half_late():
 
 
 @pytest.mark.parametrize(("settings", "match"), [
-    ({"policy": "magcache"}, "needs mag_ratios"), ({"policy": "delta_dit"}, 'needs scope="halves"'),
+    ({"policy": "magcache"}, "needs mag_ratios"),
+    ({"policy": "sencache"}, "needs sencache_sensitivities"),
+    ({"policy": "delta_dit"}, 'needs scope="halves"'),
 ])  # fmt: skip
 def test_what_a_method_needs_is_said(settings, match):
     with pytest.raises(ConfigError, match=match):
@@ -126,6 +157,8 @@ TAPS = {
         ("modulated", {"policy": "teacache"}),
         ("time", {"policy": "teacache", "teacache_tap": "time"}),
         ("input", {"policy": "easycache"}),
+        ("hidden", {"policy": "dicache"}),
+        ("input", {"policy": "sencache", "sencache_sensitivities": "1:1"}),
     ],
 )
 def test_what_is_measured(tap, settings):
@@ -140,8 +173,34 @@ def test_what_is_measured(tap, settings):
     assert dit_compile.stats(model)[-1].steps[1].diff == pytest.approx(wanted, rel=1e-4)
 
 
-def test_teacache_compares_with_the_previous_step():
-    steps = run(compile_toy(build(Toy), policy="teacache", residual_diff_threshold=100, **FREE))
+@torch.no_grad()
+def test_sencache_decides_as_a_plain_loop_over_the_latents():
+    """The authors' loop: reference point and sensitivities are those of the last computed step, and stay while steps
+    are reused."""
+    table = [(1.0, 0.1), (0.2, 0.1), (3.0, 0.1), (0.5, 4.0), (0.5, 0.1), (0.5, 0.1), (0.1, 0.1), (2.0, 0.1)]
+    xs = [latents(seed=1) + 0.1 * shift * latents(seed=2) for shift in (0, 1, 1.5, 3, 4, 4.5, 5, 7)]
+    wanted, reference = "", None
+    for i, x in enumerate(xs):
+        reused = False
+        if reference is not None:
+            z, since, (of_latents, of_time) = reference
+            change = float((x - z).abs().sum() / z.abs().sum())
+            reused = of_latents * change + of_time * (i - since) / len(xs) < 0.2
+        reference = reference if reused else (x, i, table[i])
+        wanted += "cr"[reused]
+    assert wanted.count("r") > 2 and "rr" in wanted and "cc" in wanted
+    model = build(Toy)
+    compiled = compile_toy(
+        model, policy="sencache", sencache_sensitivities=table, residual_diff_threshold=0.2, num_steps=len(xs), **FREE
+    )
+    for i, x in enumerate(xs):
+        compiled(x, torch.full((2,), 900.0 - 50 * i))
+    assert "".join(step.action[0] for step in dit_compile.stats(model)[-1].steps) == wanted
+
+
+@pytest.mark.parametrize("policy", ["teacache", "dicache"])
+def test_both_compare_with_the_previous_step(policy):
+    steps = run(compile_toy(build(Toy), policy=policy, residual_diff_threshold=100, **FREE))
     assert [step.action[0] for step in steps] == list("crrrrr")
     assert max(step.diff for step in steps[1:]) < 3 * min(step.diff for step in steps[1:])  # they do not grow
 
@@ -150,8 +209,10 @@ def test_teacache_compares_with_the_previous_step():
     {"policy": "easycache", "residual_diff_threshold": 10}, {"policy": "adacache", "adacache_rates": "100:3"},
     {"policy": "magcache", "mag_ratios": [0.99] * 9, "residual_diff_threshold": 0.1},
     {"policy": "delta_dit", "scope": "halves", "interval": 2},
+    {"policy": "dicache", "residual_diff_threshold": 10},
+    {"policy": "sencache", "sencache_sensitivities": "1:1", "residual_diff_threshold": 10},
 ])  # fmt: skip
-@pytest.mark.parametrize("forecast", ["reuse", "taylorseer", "newton", "hicache", "foca", "spectrum"])
+@pytest.mark.parametrize("forecast", sorted(FORECASTERS.names()))
 def test_any_policy_goes_with_any_forecaster(settings, forecast):
     steps = run(compile_toy(build(Toy), forecast=forecast, **(FREE | settings)))
     assert {step.action for step in steps} == {"compute", "reuse"}

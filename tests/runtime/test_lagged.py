@@ -15,6 +15,7 @@ METHODS = {
     "dbcache": {},
     "teacache": {"residual_diff_threshold": 0.9},
     "easycache": {"residual_diff_threshold": 0.9},
+    "dicache": {"residual_diff_threshold": 0.9, "forecast": "dicache"},
     "dbprune": {"scope": "block"},
 }
 

@@ -35,7 +35,7 @@ SETTINGS = (
     {"preset": "cache-dit", "warmup_steps": 2, "residual_diff_threshold": 0.4}, {"snapshot_dtype": "float8"},
     {"batch_decision": "rows", "residual_diff_threshold": 0.2}, {"forecast": "spectrum"}, {"policy": "adacache"},
     {"cfg_decision": "shared"}, {"policy": "magcache", "mag_ratios": [1, 1, 0.99, 0.99, 0.98]},
-    {"max_continuous_cached_steps": 1}, {"taylor_order": 1},
+    {"max_continuous_cached_steps": 1}, {"taylor_order": 1}, {"forecast": "dicache"},
 )  # fmt: skip
 OPTIONS = {"warmup_steps": 1, "residual_diff_threshold": 0.5}
 

@@ -22,6 +22,8 @@ POLICIES = {
     "magcache": {"mag_ratios": (1.0,) * (STEPS - 1)},
     "easycache": {},
     "adacache": {"adacache_rates": ((1e9, 99),)},
+    "dicache": {"forecast": "dicache"},
+    "sencache": {"sencache_sensitivities": ((0.1, 0.1),)},
     "delta_dit": {"scope": "halves", "interval": 99, "warmup_steps": 1, "delta_boundary": 99},
 }
 

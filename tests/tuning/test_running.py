@@ -253,9 +253,6 @@ def test_a_difference_out_of_family(plans, caplog):
     pipe.on_step = lambda index, x: x + 0.8 * latents(1, 5, 99) if index == step else x
     pipe("a cat", 7)
     stats = last(pipe)
-    print(
-        "D", plan.parts[0].differences, step, [(s.index, s.diff, s.action, s.reason) for s in stats.steps], stats.plan
-    )
     assert next(one.action for one in stats.steps if one.index == step) == "compute"
     assert {one.reason for one in stats.steps if one.index == step} & {"out_of_family", "no_snapshot", "threshold"}
 
