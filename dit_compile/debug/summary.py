@@ -136,7 +136,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def report_end(stats: GenerationStats) -> None:
     """Called when a generation ends: warns when it was never cached, prints the summary if settings ask for it."""
-    if not stats.steps:
+    if not stats.steps or not stats.hints:
         return
     hint = zero_hit_hint(stats)
     if hint and max(step.index for step in stats.steps) > 0:

@@ -213,7 +213,7 @@ class CachedGraph:
         self, state: ModuleState, config: CacheConfig, call: Call, args: Sequence[Any], owner: Owner, session: Session
     ) -> None:
         name = self._table.label(owner, self._name)
-        stats = GenerationStats(name, session.name, config, self._clock_source(config))
+        stats = GenerationStats(name, session.name, config, self._clock_source(config), hints=session.hints)
         state.begin_generation(stats, sample(call.moving))
         if config.plan is not None and config.enabled and observing.get() is None:
             state.planned = self._planned(config, config.plan, stats, call, args, owner)

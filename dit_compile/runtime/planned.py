@@ -18,7 +18,7 @@ from ..policy.plan import GuardedSteps, PlannedSteps
 from .inputs import Call
 from .stats import GenerationStats
 from .transfer import Outbox, Ticket
-from .update_check import TOLERANCE, UpdateCheck, matching
+from .update_check import TOLERANCE, Matching, UpdateCheck, matching
 
 SAME_TIME = 1e-4  # of the largest time
 SAME_NUMBER = 1e-3  # relative; scalars may be float16
@@ -102,7 +102,7 @@ class PlannedRun:
         self._branches: set[int] = set()  # of this step
         self._timed = 0  # steps whose times have been compared
         self._scalars: Ticket | None = None
-        self._place: tuple[int, int] | None = None
+        self._place: Matching | None = None
         self._confirmed = 0  # the step up to which everything has been compared
         conditions = part.conditions
         self._updates = UpdateCheck(conditions.rules, conditions.batch_branches)
@@ -188,8 +188,7 @@ class PlannedRun:
         if self._place is None:
             self._place = matching(moving, results)
         if self._place is not None:
-            outputs = results if isinstance(results, (tuple, list)) else [results]
-            self._updates.end(self._step, outputs[self._place[1]])
+            self._updates.end(self._step, self._place.of(results))
 
     def weights(self, step: int, branch: int, region: int, sources: Sequence[int]) -> Sequence[Sequence[float]] | None:
         """For each value that leaves ``region`` one weight for each snapshot of the steps ``sources``; None where they

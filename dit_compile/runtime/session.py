@@ -52,6 +52,7 @@ class Session:
         self._keep = keep
         self._on_close = on_close
         self.settings: dict[int, Any] = {}  # by the number of a graph; see cached_graph.Settings
+        self.hints = True  # whether it is said that a generation has reused nothing, and why
         self.default = False  # whether it is that of calls outside of any session
         self.caller: _Entry | None = None  # through which the model was called last, while it is open
         self._entries: list[_Entry] = []  # one for each ``with`` that is open, in all threads and tasks

@@ -99,6 +99,7 @@ class GenerationStats:
     cuda_graphs: str = ""
     plan: str = ""
     ended: bool = False
+    hints: bool = field(default=True, repr=False)
     _timing: deque[tuple[StepStats, Stopwatch, int]] = field(default_factory=deque, repr=False)  # not known yet
 
     def record(self, step: StepStats, watch: Stopwatch | None, parts: int = 1) -> None:
@@ -123,7 +124,9 @@ class GenerationStats:
 
     def successor(self) -> GenerationStats:
         """Those of the next generation, empty. Steps that are moved there may still wait for their seconds."""
-        return GenerationStats(self.module, self.session, self.config, self.clock, _timing=self._timing)
+        return GenerationStats(
+            self.module, self.session, self.config, self.clock, hints=self.hints, _timing=self._timing
+        )
 
     @property
     def reused(self) -> int:

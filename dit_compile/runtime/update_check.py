@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +26,32 @@ SAMPLE = 1 << 12
 TOLERANCE = 0.01  # of |d|: a guidance of 2.1 in the place of 2 is about twice that
 
 
-def matching(moving: Sequence[Tensor], results: Any) -> tuple[int, int] | None:
-    """The first of the latents and the first result that have one shape: what the solver updates, and with what."""
+class Matching(NamedTuple):
+    """Which of the latents the solver updates, and with which result: all of it, or the first half of dimension ``dim``
+    (a model may return as many values again, for the variance)."""
+
+    latents: int
+    output: int
+    dim: int | None = None
+
+    def of(self, results: Any) -> Tensor:
+        """The output among ``results`` of a call."""
+        found: Tensor = (results if isinstance(results, (tuple, list)) else [results])[self.output]
+        return found if self.dim is None else found.narrow(self.dim, 0, found.shape[self.dim] // 2)
+
+
+def matching(moving: Sequence[Tensor], results: Any) -> Matching | None:
+    """The first of the latents and the first result that fit each other; None where none do."""
     outputs = results if isinstance(results, (tuple, list)) else [results]
     for i, latents in enumerate(moving):
         for j, output in enumerate(outputs):
-            if isinstance(output, Tensor) and output.shape == latents.shape and output.is_floating_point():
-                return i, j
+            if isinstance(output, Tensor) and output.is_floating_point() and output.ndim == latents.ndim:
+                pairs = enumerate(zip(output.shape, latents.shape, strict=True))
+                differ = [dim for dim, (mine, wanted) in pairs if mine != wanted]
+                if not differ:
+                    return Matching(i, j)
+                if len(differ) == 1 and output.shape[differ[0]] == 2 * latents.shape[differ[0]] and differ[0]:
+                    return Matching(i, j, differ[0])
     return None
 
 
@@ -50,11 +69,11 @@ class UpdateCheck:
         self._outputs: list[list[Tensor]] = []  # by step and source
         self._pending: list[tuple[UpdateRule, Ticket]] = []
 
-    def begin(self, step: int, moving: Sequence[Tensor], place: tuple[int, int] | None, outbox: Outbox) -> None:
+    def begin(self, step: int, moving: Sequence[Tensor], place: Matching | None, outbox: Outbox) -> None:
         """The first call of ``step`` begins; ``place`` is what ``matching`` found at the first step."""
         if len(self._latents) != step or step > len(self._rules) or (step and place is None):
             return
-        at = 0 if place is None else place[0]
+        at = 0 if place is None else place.latents
         if at >= len(moving):
             return
         self._latents.append(parts_of(moving[at], self._parts)[0])

@@ -15,6 +15,7 @@ from .drawing import Artist, Drawn, Prompt
 from .pictures import data_range, psnr
 
 BEST_DB = 100.0  # of pictures that are equal, in means
+AS_CHEAP = 1.1  # times the cost of the plan
 PRESETS = ("quality", "balanced", "fast", "ultra")
 
 
@@ -93,7 +94,7 @@ class Contest:
         """Mean blocks executed, in full steps; the guard's region skips what the plan's does, but for its front."""
         [report] = [one for one in graphs()[-1:] if one.regions]
         skipped = [region.skipped for region in report.regions]
-        return fmean(cost_of(one.generations, skipped, parts[0].blocks) for one in drawn)
+        return fmean(cost_of(one.generations, skipped, parts[0].blocks, self._steps) for one in drawn)
 
     def _result(self, name: str, drawn: Sequence[Drawn], cost: float) -> Result:
         truth = [one.pixels for one in self._references]
@@ -111,26 +112,24 @@ def _repeating(part: Part) -> Part:
     return replace(part, forecasts={step: repeat(one) for step, one in part.forecasts.items()}, corrections={})
 
 
-def cost_of(generations: Iterable[GenerationStats], skipped: Sequence[int], blocks: int) -> float:
-    """Blocks executed, in full steps, summed over ``generations``; branches and rows are averaged."""
-    total = 0.0
-    for one in generations:
-        steps = len({step.index for step in one.steps})
-        deciders = len({(step.branch, step.rows) for step in one.steps}) or 1
-        saved = sum(skipped[step.region] for step in one.steps if step.action == "reuse")
-        total += steps - saved / blocks / deciders
-    return total
+def cost_of(generations: Iterable[GenerationStats], skipped: Sequence[int], blocks: int, steps: int) -> float:
+    """Blocks executed, in full steps of ``steps``, by the share of decisions to reuse."""
+    records = [record for one in generations for record in one.steps]
+    saved = sum(skipped[record.region] for record in records if record.action == "reuse")
+    return steps * (1 - saved / blocks / max(len(records) / len(skipped), 1))
 
 
-def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result:
+def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result | None:
     """The figures of ``results`` at ``cost``, on the straight line between the two nearest, for each prompt; those of
-    the nearest one where ``cost`` lies outside."""
+    the dearest one where all are cheaper; None where none is as cheap, within ``AS_CHEAP``."""
     below = max((one for one in results if one.cost <= cost), key=lambda one: one.cost, default=None)
     above = min((one for one in results if one.cost >= cost), key=lambda one: one.cost, default=None)
-    if below is None or above is None or below is above:
-        one = below or above
-        assert one is not None
-        return replace(one, name=f"{name} ({one.name})")
+    if below is None and above is not None and above.cost <= cost * AS_CHEAP:
+        below = above
+    if below is None:
+        return None
+    if above is None or below is above:
+        return replace(below, name=f"{name} ({below.name})")
     share = (cost - below.cost) / (above.cost - below.cost) if above.cost > below.cost else 0.0
     values = tuple(
         min(one, BEST_DB) * (1 - share) + min(other, BEST_DB) * share

@@ -53,7 +53,9 @@ class Artist:
         name = f"tune {self._count}"
         wanted = self._steps if steps is None else steps
         more = {} if wanted is None else {"steps": wanted}
-        with session(name, **settings):
+        one = session(name, **settings)
+        one.hints = False  # that a preset reuses nothing is a figure here, no fault
+        with one:
             start = time.perf_counter()
             result = self._draw(prompt.text, prompt.seed, **more)
             seconds = time.perf_counter() - start

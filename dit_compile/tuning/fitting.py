@@ -58,9 +58,12 @@ class StepFit:
             self.free = torch.linalg.solve(a + ridge * torch.eye(len(self.places), dtype=torch.float64), b)
 
 
-def sources_of(step: int, computed: Sequence[int], snapshots: int) -> tuple[int, ...]:
-    """The last ``snapshots`` of the ``computed`` steps before ``step``."""
-    return tuple(one for one in computed if one < step)[-snapshots:]
+def sources_of(step: int, computed: Sequence[int], snapshots: int, branches: Sequence[int]) -> tuple[int, ...]:
+    """The last ``snapshots`` of the ``computed`` steps before ``step`` since which all its ``branches`` have run."""
+    since = step
+    while since and branches[since - 1] >= branches[step]:
+        since -= 1
+    return tuple(one for one in computed if since <= one < step)[-snapshots:]
 
 
 def foca_start(step: int, sources: Sequence[int], branch: int, region: int) -> list[float]:
@@ -90,7 +93,7 @@ class Fit:
         self.steps: dict[int, StepFit] = {}
         for step in range(len(branches)):
             corrects = step in self.computed
-            sources = sources_of(step, computed, snapshots - corrects) + (step,) * corrects
+            sources = sources_of(step, computed, snapshots - corrects, branches) + (step,) * corrects
             if corrects and (len(sources) == 1 or not can_learn[step]):
                 continue
             places = [

@@ -16,7 +16,9 @@ from .recording import ModuleFacts, Recording, Step
 from .solver import update_rules
 from .steps import LOOK_BACK, Schedules, best_weights, schedules
 
-RULES_KEPT = 2  # of the first steps, for a run to be compared with
+RULES_KEPT = 2  # of the first steps, for a run to be compared with,
+EXACT = 0.01  # if their error is below this
+EARLY = (0.0, 1.0, 4.0)  # how much more errors of early steps count, in the schedules that compete
 
 
 class Module:
@@ -60,23 +62,35 @@ class Module:
             for recording in self._recordings
         ]
         sources = min(len(found) for one in vectors for found in one)
-        gram = torch.zeros(sources * self.steps, sources * self.steps, dtype=torch.float64)
-        for one in vectors:
-            rows = torch.stack([one[step][source] for source in range(sources) for step in range(self.steps)]).double()
-            gram += rows @ rows.T / len(vectors)
+        if self.in_sequence:
+            gram = sum(_inner([one[t][s] for s in range(sources) for t in range(self.steps)]) for one in vectors)
+        else:  # sources are forecast apart, and may differ in size
+            blocks = [
+                [_inner([one[t][source] for t in range(self.steps)]) for source in range(sources)] for one in vectors
+            ]
+            gram = sum(torch.block_diag(*of_sources) for of_sources in blocks)
+        assert isinstance(gram, Tensor)
         scales = torch.ones(sources, self.steps, dtype=torch.float64)
-        if not self.in_sequence:
-            same = torch.eye(sources, dtype=torch.float64).repeat_interleave(self.steps, 0)
-            return gram * (same @ same.T), scales
         for step, rule in enumerate(self._rules):
-            if rule is not None:
+            if rule is not None and self.in_sequence:
                 scales[:, step] = torch.tensor([rule.of(source) for source in range(sources)])
-        return gram, scales
+        return gram / len(vectors), scales
 
     @cached_property
-    def schedules(self) -> Schedules:
-        """The best computed steps for each number of them."""
-        return schedules(*self.gram)
+    def schedules(self) -> list[Schedules]:
+        """The best computed steps for each number of them, for each of ``EARLY``.
+
+        An error of an early step may grow on the way to the picture, which inner products do not tell. Times relative
+        to the first stand for the noise: errors at time t count (1 + a t^4)-fold, a of ``EARLY``.
+        """
+        gram, scales = self.gram
+        branches, times = self.facts.branches, self.facts.times
+        forced = [step for step in range(1, self.steps) if branches[step] > branches[step - 1]]
+        largest = max((abs(time) for time in times if time is not None), default=0.0)
+        if not largest or None in times:
+            return [schedules(gram, scales, forced=forced)]
+        shares = torch.tensor([abs(time) / largest for time in times if time is not None], dtype=torch.float64)
+        return [schedules(gram, scales * (1 + a * shares**4), forced=forced) for a in EARLY]
 
     def fit(self, computed: Sequence[int], snapshots: int) -> Fit:
         """The fit for these ``computed`` steps, with the weights that it starts with."""
@@ -113,7 +127,7 @@ class Module:
             branches=tuple(facts.branches),
             numbers=found.numbers,
             scalars=facts.scalars,
-            rules=tuple(self._rules[:RULES_KEPT]),
+            rules=tuple(rule if rule and rule.error < EXACT else None for rule in self._rules[:RULES_KEPT]),
             batch_branches=recording.parts,
         )
         return Part(
@@ -145,15 +159,30 @@ def modules_of(
     return [Module(key, name, cut, recordings, rules) for key, name in pairs], rules
 
 
-def computed_steps(modules: Sequence[Module], cost: float) -> list[tuple[int, ...]] | None:
-    """For each module the steps to compute so that all together cost at most ``cost`` full steps, with the least error;
-    None where nothing is as cheap."""
-    best: tuple[float, list[tuple[int, ...]]] | None = None
-    for counts in itertools.product(*(module.schedules.steps for module in modules)):
-        spent = sum(
-            count + (module.steps - count) * module.reused_cost for module, count in zip(modules, counts, strict=True)
-        )
-        error = sum(module.schedules.costs[count] for module, count in zip(modules, counts, strict=True))
-        if spent <= cost + 1e-9 and (best is None or error < best[0]):
-            best = (error, [module.schedules.steps[count] for module, count in zip(modules, counts, strict=True)])
-    return None if best is None else best[1]
+def _inner(vectors: Sequence[Tensor]) -> Tensor:
+    """Inner products, float64."""
+    try:
+        rows = torch.stack(list(vectors)).double()
+    except RuntimeError:
+        raise TuneError(
+            "what the blocks add has another size at some steps: a plan is for one size of latents and prompts"
+        ) from None
+    return rows @ rows.T
+
+
+def candidates(modules: Sequence[Module], cost: float) -> list[list[tuple[int, ...]]]:
+    """For each module the steps to compute so that all together cost at most ``cost`` full steps, with the least error,
+    in several senses (``Module.schedules``); none where nothing is as cheap."""
+    found: list[list[tuple[int, ...]]] = []
+    for sense in range(min(len(module.schedules) for module in modules)):
+        best: tuple[float, list[tuple[int, ...]]] | None = None
+        plans = [module.schedules[sense] for module in modules]
+        for counts in itertools.product(*(plan.steps for plan in plans)):
+            pairs = list(zip(modules, plans, counts, strict=True))
+            spent = sum(count + (module.steps - count) * module.reused_cost for module, _, count in pairs)
+            error = sum(plan.costs[count] for _, plan, count in pairs)
+            if spent <= cost + 1e-9 and (best is None or error < best[0]):
+                best = (error, [plan.steps[count] for _, plan, count in pairs])
+        if best is not None and best[1] not in found:
+            found.append(best[1])
+    return found

@@ -14,7 +14,7 @@ from ..runtime.code import CutCode
 from ..runtime.observer import ObservedCall
 from ..runtime.planned import Found, found_in, release, scalars_of
 from ..runtime.side_inputs import thinned
-from ..runtime.update_check import matching, parts_of
+from ..runtime.update_check import Matching, matching, parts_of
 from .errors import TuneError
 
 ELEMENTS = 1 << 14  # of the latents and of each output, at every step: 64 KiB per step and branch
@@ -35,14 +35,14 @@ class ModuleFacts:
 
 @dataclass
 class Call:
-    """One call of a model: ``run(step, args)`` repeats it. ``latents`` and ``output`` are the places of what the solver
-    updates and of what it updates it with, among arguments and results."""
+    """One call of a model: ``run(step, args)`` repeats it. ``latents`` is the place of what the solver updates among
+    ``args``, ``place`` finds what it updates it with."""
 
     run: Callable[[object, Sequence[Any]], Any]
     args: list[Any]
     branch: int
     latents: int
-    output: int
+    place: Matching
 
 
 @dataclass
@@ -150,18 +150,19 @@ class Recorder:
         place = matching(facts.call.moving, results)
         if place is None:
             return
-        latents, output = facts.call.moving[place[0]], outputs_of(results)[place[1]]
+        latents, output = facts.call.moving[place.latents], place.of(results)
+        if recording.start is not None and latents.shape[0] != recording.start.shape[0] * recording.parts:
+            raise TuneError(
+                "the batch of the latents changes within a draw, as where guidance ends on the way: a plan is for one "
+                "batch. Draw with guidance to the end, or with a call for each branch"
+            )
         if recording.start is None:
             recording.start = latents.chunk(recording.parts)[0].clone()
         if step.latents is None:
             step.latents = parts_of(latents, recording.parts, ELEMENTS)[0].cpu()
         step.outputs += [part.cpu() for part in parts_of(output, recording.parts, ELEMENTS)]
-        step.calls.append(Call(observed.run, list(observed.args), facts.branch, observed.moving[place[0]], place[1]))
-
-
-def outputs_of(results: Any) -> Sequence[Any]:
-    """What a graph returns, as a sequence."""
-    return results if isinstance(results, (tuple, list)) else [results]
+        latents_at = observed.moving[place.latents]
+        step.calls.append(Call(observed.run, list(observed.args), facts.branch, latents_at, place))
 
 
 def check_cut(code: CutCode, cut: Cut) -> None:

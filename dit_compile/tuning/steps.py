@@ -9,19 +9,19 @@ its error
 
 is what the best weights w leave, which G tells. Errors of one gap point the same way and the solver adds them up, so a
 gap costs |sum_t e_t|^2. The state of the recursion is the last ``LOOK_BACK`` computed steps, which makes it exact: the
-cost of a gap depends on all of them. The first two steps and the last are always computed.
+cost of a gap depends on all of them. The first step and the last are always computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 LOOK_BACK = 3
-FIRST = 2  # computed at the beginning
+FIRST = 1  # computed at the beginning
 RIDGE = 1e-6  # of the mean squared norm
 MAX_GAP = 10  # steps that may be forecast in a row
 
@@ -34,16 +34,19 @@ class Schedules:
     costs: dict[int, float]
 
 
-def schedules(gram: Tensor, scales: Tensor, *, max_gap: int = MAX_GAP) -> Schedules:
-    """The best computed steps for every number of them, from 3 on.
+def schedules(gram: Tensor, scales: Tensor, *, max_gap: int = MAX_GAP, forced: Collection[int] = ()) -> Schedules:
+    """The best computed steps for every number of them, from 2 on.
 
     Args:
         gram: float64, shape (S * T, S * T), index s * T + t: inner products of the outputs v_t^s.
         scales: float64, shape (S, T): the coefficients a_t^s.
         max_gap: steps that may be forecast in a row.
+        forced: steps that must be computed.
     """
     total = scales.shape[1]
     costs = gap_costs(gram, scales, max_gap)
+    for step in forced:
+        costs[:, :, : step + 1, step + 2 :] = torch.inf  # from a step before it to one behind it
     size = total + 1  # index 0: no such step, because the generation has just begun
     best = torch.full((size,) * LOOK_BACK, torch.inf, dtype=torch.float64)
     best[(0,) * (LOOK_BACK - FIRST) + tuple(range(1, FIRST + 1))] = 0.0
@@ -94,18 +97,10 @@ def gap_costs(gram: Tensor, scales: Tensor, max_gap: int) -> Tensor:
 
 
 def _states(newest: int) -> list[list[int]]:
-    """All rising states that end at ``newest``, padded with 0 at the front; the first two steps are always computed."""
-    states: list[list[int]] = []
-    for older in range(max(newest, 2)):
-        for oldest in range(max(older, 1)):
-            state = [oldest, older, newest]
-            real = [step for step in state if step]
-            begins = len(real) < LOOK_BACK
-            if real == sorted(set(real)) and (not begins or real == list(range(1, len(real) + 1))):
-                if begins and len(real) < FIRST:
-                    continue
-                states.append(state)
-    return states
+    """All rising states that end at ``newest``, padded with 0 at the front where fewer steps have been computed; then
+    the first of them is step 0."""
+    states = [[0, 1, newest]] if newest > 1 else [[0, 0, 1]]
+    return states + [[oldest, older, newest] for older in range(2, newest) for oldest in range(1, older)]
 
 
 def _errors(gram: Tensor, scales: Tensor, states: Tensor, k: int) -> Tensor:

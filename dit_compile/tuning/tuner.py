@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -19,14 +19,16 @@ from ..version import VERSION
 from .contest import BEST_DB, Contest, at_equal_cost, is_better
 from .drawing import Artist, Prompt
 from .errors import TuneError
+from .fitting import Fit
 from .pictures import data_range, psnr
-from .planning import Module, computed_steps, modules_of
+from .planning import Module, candidates, modules_of
 from .recording import Recorder, Recording
-from .walk import walk
+from .walk import Walked, walk
 
 log = logging.getLogger("dit_compile")
 
 FEWEST = 2  # prompts of a fit
+MOST_TRIED = 6  # prompts that schedules compete on
 
 Schedule = list[tuple[int, ...]]  # the computed steps of each module
 
@@ -104,39 +106,53 @@ class Tuner:
 
     # --- planning
 
-    def schedule(self, cost: float) -> Schedule:
-        """The best steps for at most ``cost`` full steps.
+    def schedules(self, cost: float) -> list[Schedule]:
+        """The best steps for at most ``cost`` full steps, in several senses.
 
         Raises:
             TuneError: nothing is as cheap.
         """
-        found = computed_steps(self.modules, cost)
-        if found is None:
-            least = sum(3 + (module.steps - 3) * module.reused_cost for module in self.modules)
+        found = candidates(self.modules, cost)
+        if not found:
+            least = self._costs()[0]
             raise TuneError(
                 f"no plan costs {cost:.3g} of {self.steps} steps or less: the cheapest costs {least:.3g} (cost="
                 f"{math.ceil(100 * least / self.steps) / 100})"
             )
         return found
 
-    def fit(self, schedule: Schedule, prompts: Sequence[int] | None = None) -> list[Part]:
-        """The plan for ``schedule``, fitted on ``prompts`` (numbers; None: all)."""
+    def fit(self, schedules: Sequence[Schedule], prompts: Sequence[int] | None = None) -> list[Part]:
+        """The plan for the best of ``schedules`` (that whose cached runs end nearest to the uncached ones, on a few
+        prompts), fitted on ``prompts`` (numbers; None: all)."""
         recordings = [self._recordings[i] for i in (range(len(self._prompts)) if prompts is None else prompts)]
-        fits = {
-            module.key: module.fit(computed, self._snapshots)
-            for module, computed in zip(self.modules, schedule, strict=True)
-        }
-        differences: dict[str, dict[int, float]] = {key: {} for key in fits}
-        if all(module.in_sequence for module in self.modules):
-            with self._bars.phase("fit", self.steps * len(recordings)) as advance:
-                differences = walk(recordings, fits, self._rules, self._config, advance)
-        return [module.part(fits[module.key], differences[module.key]) for module in self.modules]
+        few = recordings[:: max(math.ceil(len(recordings) / MOST_TRIED), 1)]
+        in_sequence = all(module.in_sequence for module in self.modules)
+        if len(schedules) > 1 and in_sequence:
+            with self._bars.phase("choose", len(schedules) * self.steps * len(few)) as advance:
+                tried = [self._walk(schedule, few, advance)[1].score for schedule in schedules]
+            schedules = [schedules[tried.index(max(tried))]]
+        if not in_sequence:
+            return [module.part(fit, {}) for module, fit in self._fits(schedules[0]).items()]
+        with self._bars.phase("fit", self.steps * len(recordings)) as advance:
+            fits, walked = self._walk(schedules[0], recordings, advance)
+        return [module.part(fit, walked.differences[module.key]) for module, fit in fits.items()]
+
+    def _fits(self, schedule: Schedule) -> dict[Module, Fit]:
+        pairs = zip(self.modules, schedule, strict=True)
+        return {module: module.fit(computed, self._snapshots) for module, computed in pairs}
+
+    def _walk(
+        self, schedule: Schedule, recordings: Sequence[Recording], advance: Callable[[], None]
+    ) -> tuple[dict[Module, Fit], Walked]:
+        fits = self._fits(schedule)
+        by_key = {module.key: fit for module, fit in fits.items()}
+        return fits, walk(recordings, by_key, self._rules, self._config, advance)
 
     # --- budgets
 
     def for_cost(self, share: float) -> list[Part]:
         """``share`` of the blocks."""
-        return self.fit(self.schedule(share * self.steps))
+        return self.fit(self.schedules(share * self.steps))
 
     def for_seconds(self, seconds: float) -> list[Part]:
         """At most ``seconds`` for a draw, by the measured times of a draw with every step computed and of a cached one.
@@ -146,9 +162,8 @@ class Tuner:
         """
         with self._bars.phase("measure", 6) as advance:
             full = self._seconds(advance, enabled=False)
-            half = self.schedule(max(0.5 * self.steps, self._least()))
-            unfitted = zip(self.modules, half, strict=True)
-            trial = Plan(tuple(module.part(module.fit(steps, self._snapshots), {}) for module, steps in unfitted))
+            half = self.schedules(max(0.5 * self.steps, self._least()))[0]
+            trial = Plan(tuple(module.part(fit, {}) for module, fit in self._fits(half).items()))
             cached = self._seconds(advance, plan=trial)
         per_step = (full - cached) / (self.steps - trial.cost)
         if seconds >= full:
@@ -160,7 +175,7 @@ class Tuner:
                 f"no plan draws in {seconds:g} s: with every step computed a draw takes {full:.3g} s, with the "
                 f"cheapest plan about {fastest:.3g} s"
             )
-        return self.fit(self.schedule(cost))
+        return self.fit(self.schedules(cost))
 
     def _seconds(self, advance: Any, **settings: Any) -> float:
         times = []
@@ -182,7 +197,7 @@ class Tuner:
         low, high = -1, len(costs)  # the answer is costs[high], or none
         while high - low > 1:
             middle = (low + high) // 2
-            plan = Plan(tuple(self.fit(self.schedule(costs[middle]), fitted)))
+            plan = Plan(tuple(self.fit(self.schedules(costs[middle])[:1], fitted)))
             with self._bars.phase(f"judge {costs[middle]:.3g} steps", len(judges)) as advance:
                 found = [self._psnr(plan, number, advance) for number in judges]
             if fmean(min(one, BEST_DB) for one in found) >= wanted:
@@ -191,7 +206,7 @@ class Tuner:
                 low = middle
         if high == len(costs):
             raise TuneError(f"no plan that saves anything reaches {wanted:g} dB; lower psnr=, or compute every step")
-        return self.fit(self.schedule(costs[high]))
+        return self.fit(self.schedules(costs[high]))
 
     def _psnr(self, plan: Plan, number: int, advance: Any) -> float:
         value = psnr(
@@ -206,7 +221,9 @@ class Tuner:
     def _costs(self) -> list[float]:
         """What plans may cost, in full steps, in rising order; the last one saves one step."""
         saved = max(1 - module.reused_cost for module in self.modules)
-        least = sum(3 + (module.steps - 3) * module.reused_cost for module in self.modules)
+        counts = [min(module.schedules[0].steps) for module in self.modules]
+        pairs = zip(self.modules, counts, strict=True)
+        least = sum(count + (module.steps - count) * module.reused_cost for module, count in pairs)
         count = round((self.steps - least) / saved)
         return [least + i * saved for i in range(count)]
 
@@ -220,11 +237,13 @@ class Tuner:
             reference = contest.reference()
             mine = contest.plan(plan)
             reused = contest.reused(plan)
+            others = [reused]
             presets = at_equal_cost(contest.presets(parts, plan.cost), plan.cost, "presets")
-            others = [presets, reused]
+            if presets is not None:
+                others.insert(0, presets)
             if self._artist.takes_steps and len(self.modules) == 1:
                 others.append(contest.fewer_steps(max(round(plan.cost), 1)))
-        better = is_better(mine, presets)
+        better = all(is_better(mine, other) for other in others)
         return {
             "held_out": [[str(prompt.text), prompt.seed] for prompt in self._held_out],
             "uncached_seconds": reference.seconds,

@@ -10,6 +10,7 @@ the streams that leave the regions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..runtime.slots import Slots
 from ..runtime.update_check import parts_of
 from .errors import TuneError
 from .fitting import Fit, StepFit
-from .recording import ELEMENTS, Call, Recording, Step, outputs_of
+from .recording import ELEMENTS, Call, Recording, Step
 from .solver import MOST_LAG, next_latents
 
 PROBE = 0.5  # by which a weight is moved to see what it does; large beside the rounding of half precision
@@ -65,7 +66,8 @@ class ReplayedStep:
     def run(self, region: int, code: Callable[..., Any], operands: Sequence[Any], bases: Any) -> Sequence[Tensor]:
         slots = self._slots(region)
         if self._weights is not None:
-            return slots.forecast(self._weights[region], bases)
+            older = [0.0] * (len(slots.ring) - len(self._weights[region][0]))  # of before another branch began
+            return slots.forecast([[*older, *stream] for stream in self._weights[region]], bases)
         values: Sequence[Tensor] = code(*operands)
         slots.store(self._index, self._capacity, values, bases, self._config.snapshot_dtype)
         return values
@@ -93,8 +95,7 @@ class _Run:
         args = list(call.args)
         args[call.latents] = torch.cat([self.latents[-1]] * self.recording.parts).to(args[call.latents].dtype)
         replayed = ReplayedStep(slots, weights, step.index, fit.snapshots, config, measured)
-        output: Tensor = outputs_of(call.run(replayed, args))[call.output]
-        return output
+        return call.place.of(call.run(replayed, args))
 
     def sources(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Branches of the calls' ``outputs``, those in one batch apart."""
@@ -108,16 +109,30 @@ class _Run:
             self.latents = [*self.latents[-MOST_LAG:], latents]
 
 
+class Walked(NamedTuple):
+    """``differences``: by module, the largest that guards would have measured at each forecast step. ``errors``: for
+    each prompt the relative error of the latents at the last step."""
+
+    differences: dict[str, dict[int, float]]
+    errors: list[float]
+
+    @property
+    def score(self) -> float:
+        """In dB, the higher the better: the mean over the prompts, and the worst, in equal parts."""
+        decibels = [-20 * math.log10(max(error, 1e-6)) if math.isfinite(error) else -math.inf for error in self.errors]
+        return (sum(decibels) / len(decibels) + min(decibels)) / 2
+
+
 def walk(
     recordings: Sequence[Recording],
     fits: Mapping[str, Fit],
     rules: Sequence[UpdateRule | None],
     config: CacheConfig,
     advance: Callable[[], None],
-) -> dict[str, dict[int, float]]:
+) -> Walked:
     """Fits ``fits`` (by module) on ``recordings``; ``advance`` is called after each step of each prompt.
 
-    Returns the largest difference that guards would have measured at each forecast step, by module.
+    Returns what the walk has seen.
 
     Raises:
         TuneError: a repeated call gives something else than the recorded one.
@@ -137,7 +152,13 @@ def walk(
                 differences[step.module][step.index] = max(measured)
             if number == 0:
                 _check(runs)
-    return differences
+    errors = []
+    for run in runs:
+        wanted = run.recording.steps[-1].latents
+        assert wanted is not None
+        reached = parts_of(run.latents[-1], 1, ELEMENTS)[0].cpu()
+        errors.append(((reached - wanted).norm() / wanted.norm()).item())
+    return Walked(differences, errors)
 
 
 def _walk_step(
