@@ -106,9 +106,10 @@ def _context(words: Sequence[str], own: npt.NDArray[np.float64], config: CodecCo
     if config.reach == 0:
         pairs = zip(["", *words], words, strict=False)
         return np.stack([_noise(f"{previous} {word}", config.text_channels) for previous, word in pairs])
-    context = np.zeros_like(own)
+    context, twice = np.zeros_like(own), np.concatenate([own, own], axis=1)  # any rotation is a part of the second
     for distance in range(1, min(config.reach, len(words) - 1) + 1):
-        context[distance:] += np.roll(own[:-distance], distance, axis=1)
+        start = config.text_channels - distance
+        context[distance:] += twice[:-distance, start : start + config.text_channels]
     return context / math.sqrt(config.reach)
 
 
