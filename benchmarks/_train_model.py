@@ -28,6 +28,11 @@ from dit_compile.demo import codec
 from dit_compile.demo.pipeline import MODEL_DIR, generate, wrap_transformer
 from dit_compile.demo.result import psnr
 
+ATTRIBUTION = """\
+These weights were trained on, and closely reproduce, pictures of Noto Emoji v2.048, Copyright Google LLC, licensed under
+the Apache License, Version 2.0 (https://github.com/googlefonts/noto-emoji). The pictures were taken from the npm package
+emoji-datasource-google 16.0.0, MIT License, Copyright (c) Cal Henderson (https://github.com/iamcal/emoji-data).
+"""
 UNIFORM_SIGMAS = 0.3
 RAMP_STEPS, FINAL_RATE = 100, 0.01
 
@@ -138,10 +143,11 @@ class Trainer:
         self._loss = torch.where(self._loss.isnan(), loss, torch.lerp(self._loss, loss, 0.02))
 
     def save(self, out: Path) -> None:
-        """The averaged weights in half precision, the scheduler and the codec, laid out as the bundled model is, and
-        the prompts to measure with, where the data has its own."""
+        """The averaged weights in half precision, the scheduler and the codec, laid out as the bundled model is; the
+        attribution that belongs to them; the prompts to measure with, where the data has its own."""
         copy.deepcopy(self.average).half().save_pretrained(out / "transformer")
         FlowMatchEulerDiscreteScheduler.from_pretrained(MODEL_DIR / "scheduler").save_pretrained(out / "scheduler")
+        (out / "NOTICE").write_text(ATTRIBUTION)
         (out / "codec.json").write_text(json.dumps(asdict(self.data.config)) + "\n")
         if prompts := self.data.prompts():
             (out / "prompts.json").write_text(json.dumps(prompts, indent=1) + "\n")
@@ -161,7 +167,8 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state` was taken. Raises RuntimeError where the model had another size."""
+        """Go on where :meth:`state` was taken; its tensors are on the CPU. Raises RuntimeError where the model had
+        another size."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -169,9 +176,9 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self._loss = torch.tensor(state["loss"], device=self.device)
         self.data.random.bit_generator.state = state["data"]
-        torch.set_rng_state(state["noise"].cpu())
+        torch.set_rng_state(state["noise"])
         if self.device.type == "cuda" and state["device_noise"] is not None:
-            torch.cuda.set_rng_state(state["device_noise"].cpu(), self.device)
+            torch.cuda.set_rng_state(state["device_noise"], self.device)
 
     def draw_samples(self, path: Path, columns: int = 8, steps: int = 28) -> float:
         """A sheet with the data's examples: trained pictures, and below each row of them what the model draws for the

@@ -39,7 +39,8 @@ BUNDLED = """\
 
 What a cached picture is worth for the blocks that were run, on the bundled model. The presets were chosen here, and
 this page says by which rule. Its model is small and smooth: the order of methods may carry over to a large one, the
-decibels do not.
+decibels do not. `train_emoji.py --scenes` trains a harder model on a GPU, six times as large, and `quality.py --model`
+measures it; that has not been done yet, so how the methods compare there is not known.
 """
 OTHER = """\
 # Quality on {model}
@@ -172,7 +173,7 @@ def chosen_here(ways: Ways) -> Iterable[list[str]]:
         try:
             yield [f"`{preset}`", choose(candidates(ways), {preset: limit})[preset]]
         except ValueError:
-            yield [f"`{preset}`", "nothing, all cost more"]
+            yield [f"`{preset}`", "nothing that was drawn"]
 
 
 def rivals_at_equal_cost(ways: Ways, name: str, scene: Scene, quality: str) -> list[float | None]:

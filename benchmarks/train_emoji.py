@@ -71,7 +71,7 @@ class Checkpoint:
         if not self.path.exists():
             raise typer.BadParameter(f"{self.path} does not exist", param_hint="--resume")
         try:
-            trainer.restore(torch.load(self.path, map_location=trainer.device, weights_only=True))
+            trainer.restore(torch.load(self.path, map_location="cpu", weights_only=True))
         except RuntimeError as error:
             raise typer.BadParameter(f"{self.path} is of a model of another size", param_hint="--resume") from error
 

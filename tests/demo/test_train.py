@@ -179,6 +179,7 @@ def test_scenes_are_trained_saved_and_drawn_by_the_same_pipeline(command, tmp_pa
     assert codec.decode_float(tokens).shape == (2, 64, 64, 3)
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.size == (8 * 128, 4 * 128)
+    assert "Noto Emoji" in (tmp_path / "NOTICE").read_text()
     assert not (tmp_path / "state.pt").exists(), "there is nothing to go on with"
 
 
