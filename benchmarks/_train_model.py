@@ -29,9 +29,9 @@ from dit_compile.demo.pipeline import MODEL_DIR, generate, wrap_transformer
 from dit_compile.demo.result import psnr
 
 ATTRIBUTION = """\
-These weights were trained on, and closely reproduce, pictures of Noto Emoji v2.048, Copyright Google LLC, licensed under
-the Apache License, Version 2.0 (https://github.com/googlefonts/noto-emoji). The pictures were taken from the npm package
-emoji-datasource-google 16.0.0, MIT License, Copyright (c) Cal Henderson (https://github.com/iamcal/emoji-data).
+These weights were trained on, and closely reproduce, pictures of Noto Emoji v2.048, Copyright Google LLC, licensed
+under the Apache License, Version 2.0 (https://github.com/googlefonts/noto-emoji). The pictures were taken from the npm
+package emoji-datasource-google 16.0.0, MIT License, Copyright (c) Cal Henderson (https://github.com/iamcal/emoji-data).
 """
 UNIFORM_SIGMAS = 0.3
 RAMP_STEPS, FINAL_RATE = 100, 0.01
@@ -106,7 +106,8 @@ class Trainer:
         self.data, self.recipe, self.device = data, recipe, device
         self.model = new_transformer(size, data.config).to(device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.forward: Callable[..., Any] = torch.compile(self.model) if recipe.compiled else self.model
+        if recipe.compiled:  # block by block: compiling the whole would take minutes of the run
+            self.model.compile_repeated_blocks()
         self.step, self.seconds = 0, 0.0
         self._loss = torch.tensor(math.nan, device=device)  # read when it is shown: a read waits for the GPU
         matrices: list[torch.nn.Parameter] = []
@@ -127,7 +128,7 @@ class Trainer:
         ramp = min(1.0, (self.step + 1) / RAMP_STEPS)
         cosine = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half):
-            loss = flow_loss(self.forward, self.data, self.recipe.batch, self.device)
+            loss = flow_loss(self.model, self.data, self.recipe.batch, self.device)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in self.optimizers:

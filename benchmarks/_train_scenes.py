@@ -27,7 +27,7 @@ from _train_pictures import (
     on_grounds,
     read_pictures,
     with_ground,
-)  # fmt: skip
+)
 from torch import Tensor
 
 from dit_compile.demo.codec import CodecConfig, split_words

@@ -21,7 +21,7 @@ from quality_grid import (
     WHOLE,
     Scene,
     first_round,
-)  # fmt: skip
+)
 from quality_sums import Point, at_cost, choose
 
 from dit_compile.config import PRESETS, CacheConfig
@@ -72,6 +72,7 @@ torch {torch}, diffusers {diffusers}, {device}, fp32. [All figures]({results}), 
 worst picture of each batch. `{command}` draws what that file lacks.
 """
 
+# What the figures of the bundled model show is said of that model alone.
 SAME_STEPS = """\
  In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so only the forecaster
 differs:"""
@@ -101,12 +102,15 @@ is as cheap).{same_steps}
 ![Cost against PSNR: the first round, and the prompts held out in four panels]({plot})
 """
 
+PAIRS_CLAIMS = """\
+ The last step changes the picture most: a policy that reuses it loses several decibels, which a guard notices
+and a count does not. Without a forecast (`reuse`) no policy is worth its blocks here."""
+
 PAIRS_TEXT = """\
 ## Every policy with every forecaster
 
 Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
-points. The last step changes the picture most: a policy that reuses it loses several decibels, which a guard notices
-and a count does not. Without a forecast (`reuse`) no policy is worth its blocks here. The number of a forecaster is its
+points.{claims} The number of a forecaster is its
 order, of `meancache` the span, and of `dicache(2)` the limit (`dicache` has that of its authors, 1.5). `magcache` and
 `sencache` know the model: their tables were measured on the choosing prompts.
 
@@ -278,7 +282,10 @@ def page(data: Mapping[str, Any], results: str = "../benchmarks/results/quality.
     what = "the presets" if bundled else "what else goes on"
     introduction = METHOD.format(**facts, **counts, **rounds, opening=opening, what=what, results=results)
     pairs = PAIRS_TEXT.format(
-        scene=screen, count=screened, rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways))
+        scene=screen,
+        count=screened,
+        claims=PAIRS_CLAIMS if bundled else "",
+        rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways)),
     )
     lagged = [lagged_section(json.loads(LAGGED.read_text()))] if bundled else []
     scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]

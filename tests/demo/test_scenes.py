@@ -17,7 +17,7 @@ from _train_scenes import (
     can_be_tinted,
     layouts,
     overlap,
-)  # fmt: skip
+)
 
 from dit_compile.demo.codec import encode_prompts, split_words
 from dit_compile.demo.pipeline import MODEL_DIR

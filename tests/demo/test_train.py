@@ -132,6 +132,20 @@ def test_learns_scenes_in_half_precision(scenes):
     assert error(trainer) == pytest.approx(after, rel=0.02) and error(trainer) != after, "half precision is used"
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(scenes):
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        scenes.random = np.random.default_rng(0)
+        trainer = Trainer(scenes, TINY, Recipe(4, 0.02, 1.5e-3, 0.998, compiled=compiled), CPU)
+        trainer.step = RAMP_STEPS
+        for _ in range(3):
+            trainer.advance(0.0)
+        losses.append(error(trainer))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(emoji_dir, scenes):
     def fresh() -> Trainer:
         torch.manual_seed(0)

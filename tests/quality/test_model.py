@@ -89,6 +89,7 @@ def test_the_page_of_another_model_says_what_it_is_about(tmp_path):
     assert text.startswith("# Quality on scenes\n") and "bundled model, and" not in text
     assert "(quality_scenes.json)" in text and "(quality_scenes.png)" in text
     assert "7 prompts" in text and "5 others" in text
+    assert "Without a forecast" in page(DATA) and "Without a forecast" not in text
     assert "this model would have" in text and "## Decisions without waiting" not in text
     save_plot(other, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
