@@ -55,7 +55,7 @@ class Recipe:
     adam_rate: float
     decay: float
     half: bool = False  # bfloat16 autocast; weights, gradients and optimizers stay float32
-    compiled: bool = False
+    backend: str | None = None  # of torch.compile, which then compiles the blocks
 
 
 def new_transformer(size: Size, config: codec.CodecConfig) -> FluxTransformer2DModel:
@@ -106,8 +106,8 @@ class Trainer:
         self.data, self.recipe, self.device = data, recipe, device
         self.model = new_transformer(size, data.config).to(device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        if recipe.compiled:  # block by block: compiling the whole would take minutes of the run
-            self.model.compile_repeated_blocks()
+        if recipe.backend:  # each kind of block once: compiling the whole would take minutes of the run
+            self.model.compile_repeated_blocks(backend=recipe.backend)
         self.step, self.seconds = 0, 0.0
         self._loss = torch.tensor(math.nan, device=device)  # read when it is shown: a read waits for the GPU
         matrices: list[torch.nn.Parameter] = []

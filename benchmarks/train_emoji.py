@@ -174,8 +174,12 @@ def main(
     else:
         data = EmojiData(emoji_dir, read_subjects(subjects), poses, seed)
     size = replace(run.size, **_given(heads=heads, layers=layers, single_layers=single_layers))
-    ways = {"half": on_gpu if half is None else half, "compiled": on_gpu if compiled is None else compiled}
-    recipe = replace(run.recipe, **_given(batch=batch, muon_rate=muon_rate, adam_rate=adam_rate), **ways)
+    recipe = replace(
+        run.recipe,
+        half=on_gpu if half is None else half,
+        backend="inductor" if compiled or (compiled is None and on_gpu) else None,
+        **_given(batch=batch, muon_rate=muon_rate, adam_rate=adam_rate),
+    )
     trainer = Trainer(data, size, recipe, where)
     count = sum(weight.numel() for weight in trainer.model.parameters())
     if 2 * count > MOST_BYTES:
