@@ -1,4 +1,4 @@
-"""The bundled model as an ordinary ``diffusers.FluxPipeline``, and one call that draws with it."""
+"""The bundled model, or another of its kind, as an ordinary ``FluxPipeline``, and one call that draws with it."""
 
 from __future__ import annotations
 
