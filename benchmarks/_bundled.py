@@ -44,7 +44,7 @@ def prompt(subject: str) -> dict[str, Any]:
 
 def noise(seed: int) -> Tensor:
     """Latents, float32 (1, 64, 48)."""
-    return torch.randn(1, codec.IMAGE_TOKENS, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, codec.EMOJI.image_tokens, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
 
 
 def latents_psnr(wanted: Tensor, got: Tensor) -> float:

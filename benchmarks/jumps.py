@@ -57,7 +57,7 @@ def cases(loop: Loop, plain: Model, seed: int) -> dict[str, Callable[[Model], Te
         return (1 - sigma) * finished.flip(1) + sigma * other
 
     def composited(latents: Tensor, sigma: float) -> Tensor:
-        half = codec.IMAGE_TOKENS // 2
+        half = codec.EMOJI.image_tokens // 2
         return torch.cat([replaced(latents, sigma)[:, :half], latents[:, half:]], 1)
 
     def refined(model: Model) -> Tensor:

@@ -5,6 +5,11 @@ Results are written after every configuration: what the file has already is not 
 tests' way to install cache-dit beside us); about half an hour on one core.
 
     python benchmarks/quality.py
+
+Another model, such as the scenes of train_emoji.py, goes through the same rounds, with the presets as they are; its
+results, page and plot are files beside each other:
+
+    python benchmarks/quality.py --model scenes --device cuda
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ import diffusers
 import numpy as np
 import torch
 import typer
-from quality_grid import PEER, PEERS, PROMPTS, SCREEN, Scene, Way, first_round, second_round, third_round
-from quality_page import PAGE, PLOT, chosen
+from quality_grid import PEER, PEERS, SCREEN, Scene, Way, first_round, second_round, third_round
+from quality_model import Model
+from quality_page import PAGE, PLOT, presets_of
 from quality_page import page as page_of
 from quality_peer import VERSION, Peer
 from quality_plot import save_plot
@@ -30,22 +36,30 @@ from quality_runs import TABLES, Drawn, Studio, compare
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dit_compile.demo.pipeline import MODEL_DIR
+
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 
 
 class Results:
-    """What was measured, in a file that is complete after every figure."""
+    """What was measured on ``model``, in a file that is complete after every figure.
 
-    def __init__(self, path: Path) -> None:
+    Raises typer.BadParameter where the file has figures of another model.
+    """
+
+    def __init__(self, path: Path, model: Model) -> None:
         self.path = path
-        self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"ways": {}}
+        facts = model.facts()
+        self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"ways": {}, **facts}
+        if {name: self.data.get(name) for name in ("model", "weights")} != {"model": None, "weights": None} | facts:
+            raise typer.BadParameter(f"{path} has figures of another model, or of other weights", param_hint="--out")
         self.data |= {
             "command": " ".join(["python", *sys.argv]),
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
             "cache_dit": VERSION,
-            "device": f"{platform.machine()} CPU",
-            "prompts": PROMPTS,
+            "device": device_name(model.device),
+            "prompts": model.prompts,
         }
 
     def has(self, way: Way, scene: Scene) -> bool:
@@ -67,12 +81,17 @@ class Results:
         beside.replace(self.path)
 
 
+def device_name(device: str) -> str:
+    """The GPU's name, or the processor's family."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{platform.machine()} CPU"
+
+
 class Measurer:
     """Draws what a list asks for and the results lack."""
 
-    def __init__(self, results: Results, console: Console, inner: str) -> None:
+    def __init__(self, results: Results, model: Model, console: Console, inner: str) -> None:
         self.results, self.console = results, console
-        self.studio, self.peer = Studio(inner), Peer()
+        self.studio, self.peer = Studio(inner, model=model), Peer(model)
         for policy, name in TABLES.items():
             if name not in results.data:
                 results.data[name] = self.studio.table(policy)
@@ -100,29 +119,40 @@ class Measurer:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="results, read and completed")] = RESULTS,
+    out: Annotated[
+        Path | None, typer.Option(help="results, read and completed: results/quality.json, or quality_MODEL.json")
+    ] = None,
+    model: Annotated[
+        Path, typer.Option(help="folder of a model", exists=True, file_okay=False, show_default="the bundled one")
+    ] = MODEL_DIR,
+    device: Annotated[str, typer.Option(help="where it draws: cpu or cuda")] = "cpu",
     inner: Annotated[str, typer.Option(help="what compiles the pieces of the graph: eager or inductor")] = "eager",
     quick: Annotated[bool, typer.Option(help="only the first round, on four prompts")] = False,
     ours: Annotated[bool, typer.Option(help="draw with everything but cache-dit")] = True,
     peer: Annotated[bool, typer.Option(help="draw with cache-dit, in a process of its own")] = True,
-    page: Annotated[bool, typer.Option(help="write docs/quality.md and its plot")] = True,
+    page: Annotated[bool, typer.Option(help="write docs/quality.md and its plot, or those beside the results")] = True,
 ) -> None:
     """Draws what is missing and writes the page."""
     for name in ("dit_compile", "diffusers", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     console = Console()
-    measurer = Measurer(Results(out), console, inner)
+    measured = Model(model, device)
+    if out is None:
+        out = RESULTS if measured.bundled else RESULTS.with_name(f"quality_{model.resolve().name}.json")
+    measurer = Measurer(Results(out, measured), measured, console, inner)
     wanted = [way for way in [*first_round(), *PEERS] if (peer if way.family == PEER else ours)]
     measurer.run("first round", [(way, SCREEN) for way in wanted])
     if not quick:
         ways = measurer.results.data["ways"]
         measurer.run("second round", second_round(ways) if ours else ())
-        third = third_round(ways, chosen(ways).values())
+        third = third_round(ways, presets_of(measurer.results.data).values())
         measurer.run("third round", [(way, scene) for way, scene in third if (peer if way.family == PEER else ours)])
     if page:
-        PAGE.write_text(page_of(measurer.results.data), encoding="utf-8")
-        save_plot(measurer.results.data["ways"], PLOT)
-        console.print(f"wrote {PAGE} and {PLOT}")
+        text, plot = (PAGE, PLOT) if measured.bundled else (out.with_suffix(".md"), out.with_suffix(".png"))
+        links = {} if measured.bundled else {"results": out.name, "plot": plot.name}
+        text.write_text(page_of(measurer.results.data, **links), encoding="utf-8")
+        save_plot(measurer.results.data, plot)
+        console.print(f"wrote {text} and {plot}")
 
 
 if __name__ == "__main__":

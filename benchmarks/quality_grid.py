@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ SCREENED = 4  # of the choosing prompts draw the first round
 
 @dataclass(frozen=True)
 class Scene:
-    """Pictures that every way draws: ``prompts`` with seeds 0, 1, 2, ..., in ``steps`` steps at ``guidance``."""
+    """Pictures that every way draws: prompts with seeds 0, 1, 2, ..., in ``steps`` steps at ``guidance``."""
 
     part: str  # "screen", "choosing" or "held out"
     steps: int
@@ -33,9 +33,9 @@ class Scene:
     def name(self) -> str:
         return f"{self.part}, {self.steps} steps, guidance {self.guidance:g}"
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        return PROMPTS["choosing"][:SCREENED] if self.part == "screen" else PROMPTS[self.part]
+    def of(self, prompts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        """Those of a model's prompts that are drawn."""
+        return prompts["choosing"][:SCREENED] if self.part == "screen" else prompts[self.part]
 
     @property
     def branches(self) -> int:

@@ -11,6 +11,7 @@ guidance 1, one thread.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,8 @@ class FirstPrompts(Scene):
 
     count: int = 8
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        return super().prompts[: self.count]
+    def of(self, prompts: Mapping[str, Sequence[str]]) -> Sequence[str]:
+        return super().of(prompts)[: self.count]
 
 
 def measure(studio: Studio, prompts: int) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def measure(studio: Studio, prompts: int) -> list[dict[str, Any]]:
                 settings = {"policy": "dbcache", **PRESETS[preset], "decision": decision}
                 figures = studio.measure(Way(OURS, f"{preset} {decision}", settings), fewer)
                 stats = dit_compile.stats(studio.plain.transformer)[-1]
-                reused = sum(step.action == "reuse" for step in stats.steps) / len(fewer.prompts)
+                reused = sum(step.action == "reuse" for step in stats.steps) / prompts
                 row = {"preset": preset, "steps": scene.steps, "decision": decision, "reused": reused, **figures}
                 print(row, flush=True)
                 rows.append(row)

@@ -8,28 +8,55 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from quality_grid import CHOOSING, FEWER, FORECASTS, HELD_OUT, LIMITS, OURS, PEER, POLICIES, SCREEN, WHOLE, Scene
+from quality_grid import (
+    CHOOSING,
+    FEWER,
+    FORECASTS,
+    HELD_OUT,
+    LIMITS,
+    OURS,
+    PEER,
+    POLICIES,
+    SCREEN,
+    WHOLE,
+    Scene,
+    first_round,
+)
 from quality_sums import Point, at_cost, choose
+
+from dit_compile.config import PRESETS, CacheConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 LAGGED = Path(__file__).parent / "results" / "quality_lagged.json"
 PAGE, PLOT = DOCS / "quality.md", DOCS / "images" / "quality.png"
+PLOT_LINK = "images/quality.png"
 Ways = Mapping[str, Mapping[str, Any]]
 
-INTRODUCTION = """\
+BUNDLED = """\
 # Quality
 
 <!-- Written by `python benchmarks/quality.py` from benchmarks/results/quality.json; change those instead. -->
 
 What a cached picture is worth for the blocks that were run, on the bundled model. The presets were chosen here, and
 this page says by which rule. Its model is small and smooth: the order of methods may carry over to a large one, the
-decibels do not.
+decibels do not. `train_emoji.py --scenes` trains a harder model on a GPU, six times as large, and `quality.py --model`
+measures it; that has not been done yet, so how the methods compare there is not known.
+"""
+OTHER = """\
+# Quality on {model}
 
+<!-- Written by `python benchmarks/quality.py --model`; change that instead. -->
+
+What a cached picture is worth for the blocks that were run, on a model that `benchmarks/train_emoji.py` has trained.
+The presets are those that were chosen on the bundled model.
+"""
+METHOD = """\
+{opening}
 * **Cost** is counted, not timed: blocks executed, in units of a step that runs all {blocks} of them, from the
   statistics of the run. A reused step of DBCache with one front block costs 1/{blocks}.
 * **PSNR and SSIM** compare with the uncached picture of the same prompt, seed, number of steps and guidance (float
   pictures, data range 2; means over the prompts).
-* **{choosing} prompts chose** the presets, **{held_out} others are reported**, each with a seed of its own, in 28 and
+* **{choosing} prompts chose** {what}, **{held_out} others are reported**, each with a seed of its own, in 28 and
   50 steps, at guidance 1 (one branch) and 2 (two branches).
 * Three rounds: every policy with every forecaster draws {screened} of the choosing prompts ({screen}); the DBCache
   settings on the Pareto front of that draw all of them ({chose});
@@ -41,32 +68,49 @@ decibels do not.
 * Every picture decides for itself: cache-dit draws one at a time, ours are batches with `batch_decision="rows"`, which
   gives the decisions and pictures of drawing alone.
 
-torch {torch}, diffusers {diffusers}, {device}, fp32. [All figures](../benchmarks/results/quality.json), among them the
+torch {torch}, diffusers {diffusers}, {device}, fp32. [All figures]({results}), among them the
 worst picture of each batch. `{command}` draws what that file lacks.
 """
 
-PRESETS_TEXT = """\
-## Presets
+# What the figures of the bundled model show is said of that model alone.
+SAME_STEPS = """\
+ In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so only the forecaster
+differs:"""
 
+RULE = """\
 Of the DBCache settings in the second round, a preset is the one with the highest PSNR among those that run at most a
 given share of all blocks, on average over its scenes: {limits}.
 Presets use DBCache only: it needs no calibration, and its guard adapts to the model, which fixed schedules do not.
 
+{names}"""
+
+RULE_HERE = """\
 {names}
+By the rule that chose them, the highest PSNR among the DBCache settings of the second round that run at most a given
+share of all blocks ({limits}), this model would have:
+
+{here}"""
+
+PRESETS_TEXT = """\
+## Presets
+
+{rule}
 On the prompts held out, each beside its rivals at equal cost (**bold**: better than both; *none*: nothing of that rival
-is as cheap). In 28 steps `balanced` and cache-dit compute the same steps at the same cost, so only the forecaster
-differs:
+is as cheap).{same_steps}
 
 {rows}
-![Cost against PSNR: the first round, and the prompts held out in four panels](images/{plot})
+![Cost against PSNR: the first round, and the prompts held out in four panels]({plot})
 """
+
+PAIRS_CLAIMS = """\
+ The last step changes the picture most: a policy that reuses it loses several decibels, which a guard notices
+and a count does not. Without a forecast (`reuse`) no policy is worth its blocks here."""
 
 PAIRS_TEXT = """\
 ## Every policy with every forecaster
 
 Decibels above what fewer steps give at equal cost ({scene}, {count} prompts); the best of each pair's two operating
-points. The last step changes the picture most: a policy that reuses it loses several decibels, which a guard notices
-and a count does not. Without a forecast (`reuse`) no policy is worth its blocks here. The number of a forecaster is its
+points.{claims} The number of a forecaster is its
 order, of `meancache` the span, and of `dicache(2)` the limit (`dicache` has that of its authors, 1.5). `magcache` and
 `sencache` know the model: their tables were measured on the choosing prompts.
 
@@ -112,6 +156,30 @@ def chosen(ways: Ways) -> dict[str, str]:
     return choose(candidates(ways), LIMITS)
 
 
+def shipped() -> dict[str, str]:
+    """The way that each preset of the package is."""
+    ways = [way for way in first_round() if way.settings.get("policy") == "dbcache"]
+    configs = {preset: CacheConfig(**PRESETS[preset]) for preset in LIMITS}
+    return {
+        preset: next(w.name for w in ways if all(getattr(config, k) == v for k, v in w.settings.items()))
+        for preset, config in configs.items()
+    }
+
+
+def presets_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """The presets of results: on the bundled model they are chosen, other models take them as they are."""
+    return shipped() if "model" in data else chosen(data["ways"])
+
+
+def chosen_here(ways: Ways) -> Iterable[list[str]]:
+    """What would be chosen for each limit, where anything can."""
+    for preset, limit in LIMITS.items():
+        try:
+            yield [f"`{preset}`", choose(candidates(ways), {preset: limit})[preset]]
+        except ValueError:
+            yield [f"`{preset}`", "nothing that was drawn"]
+
+
 def rivals_at_equal_cost(ways: Ways, name: str, scene: Scene, quality: str) -> list[float | None]:
     """What fewer steps and cache-dit reach at the cost of ``name``."""
     cost = ways[name]["figures"][scene.name]["cost"]
@@ -124,11 +192,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def preset_rows(ways: Ways) -> Iterable[list[str]]:
+def preset_rows(ways: Ways, presets: Mapping[str, str]) -> Iterable[list[str]]:
     """Each preset in each held-out scene, beside both rivals at equal cost; what beats both is bold."""
-    for preset, name in chosen(ways).items():
+    for preset, name in presets.items():
         for scene in HELD_OUT:
-            figures = ways[name]["figures"][scene.name]
+            figures = ways[name]["figures"].get(scene.name)
+            if figures is None:  # only the first round was drawn
+                continue
             cells = [f"`{preset}`", f"{scene.steps} / {scene.guidance:g}", f"{figures['cost']:.1f}"]
             for quality, digits in (("psnr", 1), ("ssim", 4)):
                 rivals = rivals_at_equal_cost(ways, name, scene, quality)
@@ -185,29 +255,39 @@ def lagged_section(result: Mapping[str, Any]) -> str:
     return LAGGED_TEXT.format(prompts=result["prompts"], rows=table(header, lagged_rows(result["rows"])))
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """The text of docs/quality.md."""
-    ways = data["ways"]
-    facts = {name: data[name] for name in ("torch", "diffusers", "cache_dit", "device", "command", "blocks")}
-    counts = {part.replace(" ", "_"): len(prompts) for part, prompts in data["prompts"].items()}
-    screen = SCREEN.name.partition(", ")[2]
-    rounds = {"screened": len(SCREEN.prompts), "screen": screen}
-    rounds["chose"] = ", ".join(f"{scene.steps} steps / {scene.guidance:g}" for scene in CHOOSING)
+def presets_section(data: Mapping[str, Any], plot: str) -> str:
+    """What the presets are and what they reach."""
+    ways, presets = data["ways"], presets_of(data)
     columns = [
         f"{quality} {rival}".strip() for quality in ("PSNR", "SSIM") for rival in ("", "fewer steps", "cache-dit")
     ]
-    presets = PRESETS_TEXT.format(
+    rule = (RULE_HERE if "model" in data else RULE).format(
         limits=", ".join(f"`{preset}` {limit:.0%}" for preset, limit in LIMITS.items()),
-        names=table(["preset", "is"], [[f"`{preset}`", name] for preset, name in chosen(ways).items()]),
-        rows=table(["preset", "steps / guidance", "cost", *columns], preset_rows(ways)),
-        plot=PLOT.name,
+        names=table(["preset", "is"], [[f"`{preset}`", name] for preset, name in presets.items()]),
+        here=table(["limit", "setting"], chosen_here(ways)),
     )
+    rows = table(["preset", "steps / guidance", "cost", *columns], preset_rows(ways, presets))
+    return PRESETS_TEXT.format(rule=rule, rows=rows, plot=plot, same_steps="" if "model" in data else SAME_STEPS)
+
+
+def page(data: Mapping[str, Any], results: str = "../benchmarks/results/quality.json", plot: str = PLOT_LINK) -> str:
+    """The text of docs/quality.md, or of the page of another model, whose links are ``results`` and ``plot``."""
+    ways, bundled = data["ways"], "model" not in data
+    facts = {name: data[name] for name in ("torch", "diffusers", "cache_dit", "device", "command", "blocks")}
+    counts = {part.replace(" ", "_"): len(prompts) for part, prompts in data["prompts"].items()}
+    screen, screened = SCREEN.name.partition(", ")[2], len(SCREEN.of(data["prompts"]))
+    rounds = {"screened": screened, "screen": screen}
+    rounds["chose"] = ", ".join(f"{scene.steps} steps / {scene.guidance:g}" for scene in CHOOSING)
+    opening = BUNDLED if bundled else OTHER.format(model=data["model"])
+    what = "the presets" if bundled else "what else goes on"
+    introduction = METHOD.format(**facts, **counts, **rounds, opening=opening, what=what, results=results)
     pairs = PAIRS_TEXT.format(
         scene=screen,
-        count=len(SCREEN.prompts),
+        count=screened,
+        claims=PAIRS_CLAIMS if bundled else "",
         rows=table(["", *(f"`{name}`" for name in FORECASTS)], pair_rows(ways)),
     )
-    lagged = lagged_section(json.loads(LAGGED.read_text()))
+    lagged = [lagged_section(json.loads(LAGGED.read_text()))] if bundled else []
     scenes = [scene.name.partition(", ")[2] for scene in HELD_OUT]
     all_figures = FIGURES_TEXT.format(rows=table(["", *scenes], figure_rows(ways)))
-    return "\n".join([INTRODUCTION.format(**facts, **counts, **rounds), presets, pairs, lagged, all_figures])
+    return "\n".join([introduction, presets_section(data, plot), pairs, *lagged, all_figures])

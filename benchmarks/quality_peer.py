@@ -13,27 +13,36 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quality_model import Model
 
 VERSION = "1.5.3"
 PARITY = Path(__file__).parents[1] / "tests" / "parity"
 
 
 class Peer:
-    """The other process, started when first needed."""
+    """The other process, started when first needed, and the model it loads."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self._process: subprocess.Popen[str] | None = None
         self._site: tempfile.TemporaryDirectory[str] | None = None
 
     def draw(self, settings: dict[str, Any], scene: Any) -> tuple[list[Any], list[float]]:
-        """Pictures (N, 32, 32, 3) as nested lists and what each has cost in full steps.
+        """Pictures (N, S, S, 3) as nested lists and what each has cost in full steps.
 
         Raises ``PeerUnavailable`` where this version of cache-dit cannot be installed.
         """
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
-        job = {"settings": settings, "prompts": scene.prompts, "steps": scene.steps, "guidance": scene.guidance}
+        job = {
+            "settings": settings,
+            "prompts": scene.of(self.model.prompts),
+            "steps": scene.steps,
+            "guidance": scene.guidance,
+        }
         print(json.dumps(job), file=process.stdin, flush=True)
         answer = process.stdout.readline()
         if not answer:
@@ -48,7 +57,7 @@ class Peer:
         self._site = tempfile.TemporaryDirectory()
         paths = [*package_path(VERSION, Path(self._site.name)), *sys.path]
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, str(self.model.folder), self.model.device],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "CACHE_DIT_LOG_LEVEL": "ERROR"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,23 +66,25 @@ class Peer:
         return self._process
 
 
-def serve() -> None:
+def serve(folder: Path, device: str) -> None:
     """Answers jobs until the input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not come between answers
     import cache_dit
     import torch
-
-    from dit_compile.demo.pipeline import load_pipeline
+    from quality_model import Model
 
     if cache_dit.__version__ != VERSION:
         raise SystemExit(f"wanted cache-dit {VERSION}, found {cache_dit.__version__}")
     torch.set_num_threads(1)
-    pipe = load_pipeline()
+    model = Model(folder, device)
+    pipe = model.load()
     for line in sys.stdin:
-        print(json.dumps(_draw(pipe, **json.loads(line))), file=answers, flush=True)
+        print(json.dumps(_draw(pipe, model.codec, **json.loads(line))), file=answers, flush=True)
 
 
-def _draw(pipe: Any, settings: dict[str, Any], prompts: list[str], steps: int, guidance: float) -> tuple[Any, Any]:
+def _draw(
+    pipe: Any, codec: Any, settings: dict[str, Any], prompts: list[str], steps: int, guidance: float
+) -> tuple[Any, Any]:
     """All prompts, one by one, with seeds 0, 1, 2, ..."""
     import cache_dit
     from cache_dit import DBCacheConfig, FoCaCalibratorConfig, TaylorSeerCalibratorConfig
@@ -101,7 +112,7 @@ def _draw(pipe: Any, settings: dict[str, Any], prompts: list[str], steps: int, g
     skipped = blocks - settings["Fn_compute_blocks"] - settings["Bn_compute_blocks"]
     pictures, costs = [], []
     for seed, prompt in enumerate(prompts):
-        pictures += decode_float(generate(cached, [prompt], [seed], steps, guidance)).tolist()
+        pictures += decode_float(generate(cached, [prompt], [seed], steps, guidance, config=codec)).tolist()
         (context,) = cached._context_manager._cached_context_manager.values()  # FLUX's two lists are one chain in 1.5
         reused = [context.cached_steps, context.cfg_cached_steps][:branches]
         costs.append(steps - sum(map(len, reused)) * skipped / blocks / branches)
@@ -109,4 +120,4 @@ def _draw(pipe: Any, settings: dict[str, Any], prompts: list[str], steps: int, g
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Path(sys.argv[1]), sys.argv[2])

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from quality_grid import FEWER, FORECASTS, HELD_OUT, OURS, PEER, POLICIES, SCREEN, WHOLE, Scene
-from quality_page import chosen, points
+from quality_page import points, presets_of
 from quality_sums import front
 
 INK, MUTED, GRID, ACCENT = "#1b1f24", "#656d76", "#e6e9ed", "#0a7d4f"
@@ -42,20 +42,21 @@ STAR: Mapping[str, Any] = {
 RIM: Mapping[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6, "linestyle": ""}
 
 
-def save_plot(ways: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draws all panels; presets are stars with their names."""
+def save_plot(data: Mapping[str, Any], path: Path) -> None:
+    """Draws all panels of results; presets are stars with their names."""
+    ways, presets = data["ways"], presets_of(data)
     with plt.rc_context(LOOK):
         figure = plt.figure(figsize=(11, 13))
         grid = figure.add_gridspec(
             3, 2, height_ratios=(1.15, 1, 1), hspace=0.34, wspace=0.08, left=0.065, right=0.985, top=0.965, bottom=0.045
         )
-        _first_round(figure.add_subplot(grid[0, :]), ways)
+        _first_round(figure.add_subplot(grid[0, :]), ways, len(SCREEN.of(data["prompts"])))
         left: dict[int, Axes] = {}
         for i, scene in enumerate(HELD_OUT):
             row, column = divmod(i, 2)
             axes = figure.add_subplot(grid[1 + row, column], sharey=left.get(row))
             left.setdefault(row, axes)
-            _held_out(axes, ways, scene)
+            _held_out(axes, ways, presets, scene)
         lines = {family: "" if family == WHOLE else "-" for family in FAMILIES}
         handles = [
             Line2D([], [], linewidth=1.2, label=LABELS[family], **look, linestyle=lines[family])
@@ -74,10 +75,10 @@ def _title(axes: Axes, text: str) -> None:
         axes.set_ylabel("PSNR to the uncached picture (dB)")
 
 
-def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
+def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]], prompts: int) -> None:
     """Every policy with every forecaster: the marker is the policy, the colour the forecaster."""
     ours, fewer = points(ways, SCREEN, OURS), points(ways, SCREEN, FEWER)
-    _title(axes, f"Every policy with every forecaster: {len(SCREEN.prompts)} prompts, {SCREEN.name.partition(', ')[2]}")
+    _title(axes, f"Every policy with every forecaster: {prompts} prompts, {SCREEN.name.partition(', ')[2]}")
     axes.plot(*zip(*front(fewer.values()), strict=True), linewidth=1.2, **FAMILIES[FEWER])
     axes.plot(*zip(*front(ours.values()), strict=True), color=ACCENT, linewidth=1.2, alpha=0.5)
     for name, place in ours.items():
@@ -98,7 +99,7 @@ def _first_round(axes: Axes, ways: Mapping[str, Mapping[str, Any]]) -> None:
     axes.legend(handles=forecasts, title="forecaster", bbox_to_anchor=(1, 1), **legend)
 
 
-def _held_out(axes: Axes, ways: Mapping[str, Mapping[str, Any]], scene: Scene) -> None:
+def _held_out(axes: Axes, ways: Mapping[str, Mapping[str, Any]], presets: Mapping[str, str], scene: Scene) -> None:
     """Presets and rivals on the prompts held out, each with the line of its front."""
     _title(axes, scene.name.partition(", ")[2])
     for family, look in FAMILIES.items():
@@ -108,8 +109,10 @@ def _held_out(axes: Axes, ways: Mapping[str, Mapping[str, Any]], scene: Scene) -
             if family != WHOLE:
                 axes.plot(*zip(*line, strict=True), color=look["color"], linewidth=1.2, alpha=0.8, zorder=2)
             axes.plot(*zip(*drawn, strict=True), zorder=3, **{**look, **RIM})
-    for preset, name in chosen(ways).items():
-        figures = ways[name]["figures"][scene.name]
+    for preset, name in presets.items():
+        figures = ways[name]["figures"].get(scene.name)
+        if figures is None:  # only the first round was drawn
+            continue
         place = (figures["cost"], figures["psnr"])
         axes.plot(*place, zorder=5, **STAR)
         axes.annotate(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from quality_grid import CHOOSING, FEWER, WHOLE, Scene, Way
+from quality_model import Model
 from quality_sums import costs_in_steps, figures
 from quality_tables import mag_ratios, sensitivities
 from skimage.metrics import structural_similarity
@@ -15,7 +16,7 @@ from torch import nn
 import dit_compile
 from dit_compile.config import STRUCTURE, CacheConfig
 from dit_compile.demo.codec import decode_float
-from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, wrap_transformer
+from dit_compile.demo.pipeline import FluxPipeline, generate, wrap_transformer
 from dit_compile.demo.result import Pictures, psnr
 from dit_compile.policy import POLICIES
 
@@ -24,7 +25,7 @@ BLIND = ("interval", "mask", "magcache", "delta_dit")  # look at no data: all ro
 
 
 class Drawn(NamedTuple):
-    """Pictures (N, 32, 32, 3) in [-1, 1] and what each has cost, in full steps."""
+    """Pictures (N, S, S, 3) in [-1, 1] and what each has cost, in full steps."""
 
     pictures: Pictures
     costs: Sequence[float]
@@ -64,17 +65,21 @@ class EveryNth(nn.Module):
 
 
 class Studio:
-    """The bundled model, uncached and compiled once for every structure of the cached graph that is asked for.
+    """A model, uncached and compiled once for every structure of the cached graph that is asked for.
 
     The prompts of a scene are one batch in which each row decides for itself (``batch_decision="rows"``), which gives
     the pictures and decisions of drawing them one by one.
     """
 
-    def __init__(self, inner: str = "eager", tables: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, inner: str = "eager", tables: Mapping[str, Any] | None = None, model: Model | None = None
+    ) -> None:
         torch.set_num_threads(1)
         torch._dynamo.config.recompile_limit = 64  # one graph for each structure, all of the same class
         self.inner, self.tables = inner, dict(tables or {})
-        self.plain = load_pipeline()
+        self.model = model or Model()
+        self.prompts, self.codec = self.model.prompts, self.model.codec
+        self.plain = self.model.load()
         self._uncached = wrap_transformer(torch.compile(self.plain.transformer, backend=inner, dynamic=True))
         lists = (self.plain.transformer.transformer_blocks, self.plain.transformer.single_transformer_blocks)
         self.blocks = sum(map(len, lists))
@@ -84,7 +89,7 @@ class Studio:
     def reference(self, scene: Scene) -> Pictures:
         """The pictures of ``scene`` with every step computed."""
         if scene not in self._references:
-            self._references[scene] = _draw(self._uncached, scene)
+            self._references[scene] = self._draw(self._uncached, scene)
         return self._references[scene]
 
     def measure(self, way: Way, scene: Scene) -> dict[str, float]:
@@ -93,12 +98,12 @@ class Studio:
         return compare(self.reference(scene), draw(way.settings, scene))
 
     def _fewer(self, settings: Mapping[str, Any], scene: Scene) -> Drawn:
-        pictures = _draw(self._uncached, scene, settings["steps"])
+        pictures = self._draw(self._uncached, scene, settings["steps"])
         return Drawn(pictures, [settings["steps"]] * len(pictures))
 
     def _whole(self, settings: Mapping[str, Any], scene: Scene) -> Drawn:
         repeating = EveryNth(self._uncached.transformer, settings["every"], scene.branches)
-        pictures = _draw(wrap_transformer(repeating), scene)
+        pictures = self._draw(wrap_transformer(repeating), scene)
         return Drawn(pictures, [repeating.computed / scene.branches] * len(pictures))
 
     def _cache(self, settings: Mapping[str, Any], scene: Scene) -> Drawn:
@@ -112,7 +117,7 @@ class Studio:
         if settings["policy"] in BLIND:
             runtime["batch_decision"] = "one"
         with dit_compile.session("quality", **runtime):
-            pictures = _draw(pipe, scene)
+            pictures = self._draw(pipe, scene)
         records = dit_compile.stats(self.plain.transformer)[-1].steps
         return Drawn(pictures, costs_in_steps(records, skipped, self.blocks, len(pictures)))
 
@@ -128,7 +133,7 @@ class Studio:
             options |= {TABLES[watching]: self.tables[TABLES[watching]]} if watching in TABLES else {}
             model = torch.compile(self.plain.transformer, backend="dit_cache", dynamic=True, options=options)
             pipe = wrap_transformer(model)
-            generate(pipe, ["", ""], [0, 0], 2)
+            generate(pipe, ["", ""], [0, 0], 2, config=self.codec)
             report = dit_compile.graphs()[-1]
             if report.refusal is not None:
                 raise RuntimeError(f"{options} was refused: {report.refusal}")
@@ -139,9 +144,9 @@ class Studio:
         """What ``policy`` needs to know of the model, measured on the choosing prompts."""
         scene = CHOOSING[1]
         measure = {"magcache": mag_ratios, "sencache": sensitivities}[policy]
-        return measure(self.plain.transformer, scene.branches, lambda model: _draw(wrap_transformer(model), scene))
+        return measure(self.plain.transformer, scene.branches, lambda model: self._draw(wrap_transformer(model), scene))
 
-
-def _draw(pipe: FluxPipeline, scene: Scene, steps: int | None = None) -> Pictures:
-    seeds = range(len(scene.prompts))
-    return decode_float(generate(pipe, scene.prompts, list(seeds), steps or scene.steps, scene.guidance))
+    def _draw(self, pipe: FluxPipeline, scene: Scene, steps: int | None = None) -> Pictures:
+        prompts = scene.of(self.prompts)
+        seeds = range(len(prompts))
+        return decode_float(generate(pipe, prompts, seeds, steps or scene.steps, scene.guidance, config=self.codec))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dit_compile.demo.codec import PICTURE_SIZE, to_uint8
+from dit_compile.demo.codec import to_uint8
 
 if TYPE_CHECKING:
     from dit_compile.demo.result import DemoResult, Pictures
@@ -142,7 +142,8 @@ def _tile(canvas: Any, draw: Any, pixels: npt.NDArray[np.uint8], left: int, top:
     """One picture, every pixel a square, in a thin frame."""
     image_module: Any = importlib.import_module("PIL.Image")
     side = TILE * SCALE
-    enlarged = pixels.repeat(side // PICTURE_SIZE, axis=0).repeat(side // PICTURE_SIZE, axis=1)
+    times = side // len(pixels)
+    enlarged = pixels.repeat(times, axis=0).repeat(times, axis=1)
     canvas.paste(image_module.fromarray(enlarged), (left * SCALE, top * SCALE))
     box = [left * SCALE - 1, top * SCALE - 1, left * SCALE + side, top * SCALE + side]
     draw.rectangle(box, outline=FRAME, width=1)

@@ -1,9 +1,10 @@
-"""The bundled model as an ordinary ``diffusers.FluxPipeline``, and one call that draws with it."""
+"""The bundled model, or another of its kind, as an ordinary ``FluxPipeline``, and one call that draws with it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,8 +44,16 @@ def known_subjects() -> list[str]:
     return (MODEL_DIR / "prompts.txt").read_text(encoding="utf-8").splitlines()
 
 
-def load_pipeline(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> FluxPipeline:
-    """The bundled transformer and its scheduler in a ``FluxPipeline`` without text encoders and VAE.
+def read_codec(folder: Path = MODEL_DIR) -> codec.CodecConfig:
+    """What the prompts and pictures of the model in ``folder`` look like: its ``codec.json``."""
+    return codec.CodecConfig(**json.loads((folder / "codec.json").read_text(encoding="utf-8")))
+
+
+def load_pipeline(
+    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, folder: Path = MODEL_DIR
+) -> FluxPipeline:
+    """The transformer of ``folder``, by default the bundled one, and its scheduler in a ``FluxPipeline`` without text
+    encoders and VAE.
 
     Nothing is downloaded. Prompts go in through :func:`dit_compile.demo.codec.encode_prompts`; diffusers' own
     progress bar is off.
@@ -53,7 +62,7 @@ def load_pipeline(device: str | torch.device = "cpu", dtype: torch.dtype = torch
     diffusers: Any = importlib.import_module("diffusers")
     # low_cpu_mem_usage would ask for accelerate, to save the copy of five megabytes
     transformer = diffusers.FluxTransformer2DModel.from_pretrained(
-        MODEL_DIR / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True
+        folder / "transformer", torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True
     )
     return wrap_transformer(transformer.to(device).eval().requires_grad_(False))
 
@@ -81,11 +90,13 @@ def generate(
     steps: int = 28,
     true_cfg_scale: float = 2.0,
     on_step: Callable[[int], None] | None = None,
+    config: codec.CodecConfig = codec.EMOJI,
 ) -> torch.Tensor:
-    """Draw ``prompts`` as one batch and return the final packed latents (B, 64, 48).
+    """Draw ``prompts`` as one batch and return the final packed latents (B, image tokens, 48).
 
     ``seeds`` has one number per prompt. The noise is drawn on the CPU, so a seed gives the same picture on every
     device up to rounding, and alone as in a batch. ``on_step`` is called with the index of each finished step.
+    ``config`` is that of the model's folder, see :func:`read_codec`.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts need as many seeds, but {len(seeds)} were given")
@@ -96,22 +107,18 @@ def generate(
             on_step(index)
         return {}
 
-    embeds, pooled = (tensor.to(device, dtype) for tensor in codec.encode_prompts(prompts))
-    empty, empty_pooled = (tensor.to(device, dtype) for tensor in codec.encode_prompts([""] * len(prompts)))
-    noise = torch.cat(
-        [
-            torch.randn(1, codec.IMAGE_TOKENS, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-    )
+    embeds, pooled = (tensor.to(device, dtype) for tensor in codec.encode_prompts(prompts, config))
+    empty, empty_pooled = (tensor.to(device, dtype) for tensor in codec.encode_prompts([""] * len(prompts), config))
+    shape = (1, config.image_tokens, codec.IMAGE_CHANNELS)
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     tokens: torch.Tensor = pipe(
         prompt_embeds=embeds,
         pooled_prompt_embeds=pooled,
         negative_prompt_embeds=empty,
         negative_pooled_prompt_embeds=empty_pooled,
         true_cfg_scale=true_cfg_scale,
-        height=codec.PIPELINE_SIZE,
-        width=codec.PIPELINE_SIZE,
+        height=config.pipeline_size,
+        width=config.pipeline_size,
         num_inference_steps=steps,
         latents=noise.to(device, dtype),
         output_type="latent",

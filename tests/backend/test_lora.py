@@ -40,8 +40,8 @@ def adapter(pipe, seed, rank=4):
 
 def draw(pipe, **arguments):
     prompts, pooled = codec.encode_prompts(["fox"])
-    noise = torch.randn(1, codec.IMAGE_TOKENS, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(0))
-    size = codec.PIPELINE_SIZE
+    noise = torch.randn(1, codec.EMOJI.image_tokens, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(0))
+    size = codec.EMOJI.pipeline_size
     return pipe(
         prompt_embeds=prompts, pooled_prompt_embeds=pooled, height=size, width=size, num_inference_steps=STEPS,
         latents=noise, output_type="latent", **arguments,

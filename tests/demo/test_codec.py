@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from dit_compile.demo import codec
-from dit_compile.demo.pipeline import known_subjects
+from dit_compile.demo.pipeline import known_subjects, read_codec
+
+LARGE = codec.CodecConfig(picture_size=64, text_tokens=12, text_channels=128, reach=3)
 
 
 def test_embeddings_are_the_ones_the_weights_were_trained_with():
@@ -41,13 +43,36 @@ def test_word_order_case_and_punctuation():
     assert not torch.equal(encode("red heart on blue")[0, 0], encode("blue heart on red")[0, 0])
     same_word, other_neighbour = encode("red heart")[0, 1], encode("blue heart")[0, 1]
     assert not torch.equal(same_word, other_neighbour), "a token also depends on the word before it"
-    assert codec.split_words("one two three four five six seven eight nine")[-1] == "eight"
+    eight = "one two three four five six seven eight"
+    assert torch.equal(encode(f"{eight} nine"), encode(eight)), "there are eight tokens"
 
 
 def test_the_caller_cannot_damage_the_cached_words():
     first, _ = codec.encode_prompts(["fox"])
     first.zero_()
     assert codec.encode_prompts(["fox"])[0].any()
+
+
+def test_the_default_is_what_the_bundled_folder_says():
+    assert read_codec() == codec.EMOJI
+
+
+def test_with_a_reach_a_token_adds_the_words_before_it_each_rotated_by_its_distance():
+    embeds, pooled = codec.encode_prompts(["small fox top left", "fox", "small", ""], LARGE)
+    assert embeds.shape == (4, 12, 128) and pooled.shape == (4, 128)
+    own = {word: codec.encode_prompts([word], LARGE)[0][0, 0] for word in ("small", "fox", "top", "left")}
+    before = sum(own[word].roll(distance) for word, distance in (("top", 1), ("fox", 2), ("small", 3)))
+    torch.testing.assert_close(embeds[0, 3], own["left"] + 0.6 / 0.8 / 3**0.5 * before)
+    assert torch.equal(embeds[0, 0], own["small"]) and not embeds[0, 4:].any()
+    torch.testing.assert_close(pooled[0], embeds[0, :4].mean(0))
+
+
+def test_a_reach_ends_where_it_says():
+    def last(prompt: str) -> torch.Tensor:
+        return codec.encode_prompts([prompt], LARGE)[0][0, len(prompt.split()) - 1]
+
+    torch.testing.assert_close(last("a small fox top left"), last("large small fox top left"))
+    assert not torch.equal(last("fox top left"), last("top fox left")), "the order counts"
 
 
 def test_folding_pictures_is_lossless_and_keeps_its_order():
@@ -60,14 +85,18 @@ def test_folding_pictures_is_lossless_and_keeps_its_order():
     assert tokens[0, 1, 0] == 4 and tokens[0, 8, 0] == 4 * 32 and tokens[0, 0, 16] == 32 * 32
 
 
-def test_folding_is_what_diffusers_packs_and_unpacks():
+@pytest.mark.parametrize("config", [codec.EMOJI, LARGE], ids=["32", "64"])
+def test_folding_is_what_diffusers_packs_and_unpacks(config):
     from diffusers import FluxPipeline
 
-    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    side, grid = config.picture_size, config.grid
+    pictures = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     latents = torch.nn.functional.pixel_unshuffle(pictures, 2)
-    assert torch.equal(codec.encode_pictures(pictures), FluxPipeline._pack_latents(latents, 2, 12, 16, 16))
-    ids = FluxPipeline._prepare_latent_image_ids(2, 8, 8, "cpu", torch.float32)
-    assert torch.equal(codec.position_ids(), ids)
+    tokens = codec.encode_pictures(pictures)
+    assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 12, side // 2, side // 2))
+    assert torch.equal(codec.decode_tokens(tokens), pictures)
+    ids = FluxPipeline._prepare_latent_image_ids(2, grid, grid, "cpu", torch.float32)
+    assert torch.equal(codec.position_ids(config), ids)
 
 
 def test_eight_bit_pictures():
