@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import stand_in_recorder
 import torch
 from guided_toy import Model, Pipeline, prompt_tensor
 from toys import build, latents, timestep_embedding
@@ -292,3 +293,44 @@ def test_a_copy_with_conditions_changed_is_another_plan(plans):
     one = plans[0].parts[0]
     other = Plan((replace(one, conditions=replace(one.conditions, weights="others")),))
     assert other.digest() != plans[0].digest()
+
+
+def test_under_cuda_graphs_the_pictures_are_the_same(plans, monkeypatch):
+    """By a stand-in that poisons what replays may overwrite."""
+    expected = compiled(plans[0])("a cat", 7)
+    torch.compiler.reset()
+    stand_in_recorder.install(monkeypatch)
+    pipe = Pipeline()
+    dit_compile.compile(pipe.model, plan=plans[0], cuda_graphs="on", **SETTINGS)
+    for seed in (5, 6, 7):
+        drawn = pipe("a cat", seed)
+        stats = last(pipe)
+        assert "in force" in stats.plan
+    assert torch.equal(drawn, expected)
+    assert "3 of 3 segments" in stats.cuda_graphs
+    pipe.guidance = 3.0
+    assert bool(pipe("a cat", 7).isfinite().all()) and "not applied" in last(pipe).plan
+
+
+def test_lagged_decisions_and_stored_snapshots(plans):
+    """Decisions of a plan wait for nothing anyway; snapshots in fewer bits change the picture little."""
+    expected = compiled(plans[0])("a cat", 7)
+    for settings in ({"decision": "lagged"}, {"snapshot_dtype": "bfloat16"}):
+        torch.compiler.reset()
+        pipe = Pipeline()
+        dit_compile.compile(pipe.model, plan=plans[0], **SETTINGS, **settings)
+        drawn = pipe("a cat", 7)
+        assert "in force" in last(pipe).plan
+        torch.testing.assert_close(drawn, expected, rtol=0.05, atol=0.05)
+
+
+def test_saved_code_runs_the_plan(plans, tmp_path):
+    pipe = Pipeline()
+    dit_compile.compile(pipe.model, plan=plans[0], record=True, inner="inductor")
+    expected = pipe("a cat", 7)
+    dit_compile.save(pipe.model, tmp_path / "model.bin")
+    torch.compiler.reset()
+    other = Pipeline()
+    dit_compile.compile(other.model, plan=plans[0], record=True, inner="inductor")
+    dit_compile.load(other.model, tmp_path / "model.bin")
+    assert torch.equal(other("a cat", 7), expected) and "in force" in last(other).plan
