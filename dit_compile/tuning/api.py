@@ -52,14 +52,14 @@ def tune(
             pipeline of diffusers returns). The same arguments must give the same picture. Where it takes ``steps``,
             fewer steps are compared as well.
         prompts: what ``draw`` takes, each with its number as the seed, or pairs (prompt, seed). 16 are a good number;
-            every third is held out from the fit.
+            every fourth is held out from the fit.
         model: the transformer that ``draw`` calls, or the pipeline that has it. It is compiled for the time of tuning,
             with the settings that ``dit_compile.compile`` was given for it, and ``settings``.
         cost: share of the blocks that a generation may run, 0 to 1.
         seconds: what a draw may take.
         psnr: decibels that pictures are to have on average, to those with every step computed.
         steps: what ``draw`` gets as its argument of this name.
-        held_out: how many prompts judge; None: a third.
+        held_out: how many prompts judge; None: a quarter.
         front, back: blocks that always run. With ``front=0`` a forecast step runs none.
         snapshots: the most that a forecast weighs, 2 to 6.
         console: of rich, for progress bars.
@@ -105,12 +105,12 @@ def _prompt(number: int, given: Any) -> Prompt:
 
 
 def split(prompts: list[Prompt], held_out: int | None) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts for the fit, and those held out from it: every third, or ``held_out`` of them.
+    """Prompts for the fit, and those held out from it: every fourth, or ``held_out`` of them.
 
     Raises:
         TuneError: too few prompts.
     """
-    count = len(prompts) // 3 if held_out is None else held_out
+    count = max(len(prompts) // 4, 1) if held_out is None else held_out
     if len(prompts) < FEWEST or not 1 <= count <= len(prompts) - 2:
         raise TuneError(
             f"{len(prompts)} prompts, {count} of them held out: at least {FEWEST} are needed, two of them for the fit "

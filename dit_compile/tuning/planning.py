@@ -18,7 +18,8 @@ from .steps import LOOK_BACK, Schedules, best_weights, schedules
 
 RULES_KEPT = 2  # of the first steps, for a run to be compared with,
 EXACT = 0.01  # if their error is below this
-EARLY = (0.0, 1.0, 4.0)  # how much more errors of early steps count, in the schedules that compete
+SENSES = ((0.0, False), (1.0, False), (4.0, False), (4.0, True))
+"""Of the schedules that compete: how much more errors of early steps count, and whether step 1 must be computed."""
 
 
 class Module:
@@ -78,10 +79,10 @@ class Module:
 
     @cached_property
     def schedules(self) -> list[Schedules]:
-        """The best computed steps for each number of them, for each of ``EARLY``.
+        """The best computed steps for each number of them, for each of ``SENSES``.
 
         An error of an early step may grow on the way to the picture, which inner products do not tell. Times relative
-        to the first stand for the noise: errors at time t count (1 + a t^4)-fold, a of ``EARLY``.
+        to the largest stand for the noise: errors at time t count (1 + a t^4)-fold.
         """
         gram, scales = self.gram
         branches, times = self.facts.branches, self.facts.times
@@ -90,7 +91,10 @@ class Module:
         if not largest or None in times:
             return [schedules(gram, scales, forced=forced)]
         shares = torch.tensor([abs(time) / largest for time in times if time is not None], dtype=torch.float64)
-        return [schedules(gram, scales * (1 + a * shares**4), forced=forced) for a in EARLY]
+        return [
+            schedules(gram, scales * (1 + a * shares**4), forced=[*forced, 1] if second else forced)
+            for a, second in SENSES
+        ]
 
     def fit(self, computed: Sequence[int], snapshots: int) -> Fit:
         """The fit for these ``computed`` steps, with the weights that it starts with."""

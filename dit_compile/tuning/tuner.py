@@ -28,7 +28,7 @@ from .walk import Walked, walk
 log = logging.getLogger("dit_compile")
 
 FEWEST = 2  # prompts of a fit
-MOST_TRIED = 6  # prompts that schedules compete on
+MOST_TRIED = 5  # prompts that schedules compete on
 
 Schedule = list[tuple[int, ...]]  # the computed steps of each module
 

@@ -118,9 +118,9 @@ class Walked(NamedTuple):
 
     @property
     def score(self) -> float:
-        """In dB, the higher the better: the mean over the prompts, and the worst, in equal parts."""
+        """In dB, the higher the better: the mean over the prompts, and half of the worst."""
         decibels = [-20 * math.log10(max(error, 1e-6)) if math.isfinite(error) else -math.inf for error in self.errors]
-        return (sum(decibels) / len(decibels) + min(decibels)) / 2
+        return sum(decibels) / len(decibels) + min(decibels) / 2
 
 
 def walk(

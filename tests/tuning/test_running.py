@@ -104,6 +104,21 @@ def test_the_same_from_a_file_and_in_a_session(plans, tmp_path):
     assert not torch.equal(other, expected)
 
 
+def test_the_same_through_torch_compile_and_the_environment(plans, tmp_path, monkeypatch):
+    expected = compiled(plans[0])("a cat", 7)
+    torch.compiler.reset()
+    pipe = Pipeline()
+    pipe.model = torch.compile(pipe.model, backend="dit_cache", options={"plan": plans[0], "inner": "eager"})
+    assert torch.equal(pipe("a cat", 7), expected) and "in force" in last(pipe).plan
+    torch.compiler.reset()
+    monkeypatch.setenv("DIT_CACHE_PLAN", str(plans[0].save(tmp_path / "toy.plan.json")))
+    monkeypatch.setenv("DIT_CACHE_INNER", "eager")
+    pipe = Pipeline()
+    pipe.model = torch.compile(pipe.model, backend="dit_cache")
+    assert torch.equal(pipe("a cat", 7), expected) and "in force" in last(pipe).plan
+    assert str(tmp_path) in last(pipe).config.describe()
+
+
 def guard(**changes):
     """What the guard alone gives, in a process that has never seen a plan."""
     torch.compiler.reset()

@@ -204,8 +204,8 @@ def test_draws_that_cannot_be_planned(name):
 def test_prompts_that_are_held_out():
     prompts = [Prompt(text, i) for i, text in enumerate("abcdefghijklmnop")]
     fit, judges = split(prompts, None)
-    assert (len(fit), len(judges)) == (11, 5) and sorted(fit + judges) == prompts
-    assert len(split(prompts, 2)[1]) == 2
+    assert (len(fit), len(judges)) == (12, 4) and sorted(fit + judges) == prompts
+    assert len(split(prompts, 2)[1]) == 2 and len(split(prompts[:3], None)[1]) == 1
 
 
 def test_pixels():
