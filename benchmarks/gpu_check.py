@@ -27,6 +27,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # _cases.py, overhead.py, ...: scripts beside this one, not part of the package
 
+import _plan_check  # noqa: E402
 import _speed  # noqa: E402
 import _stored  # noqa: E402
 from _cases import DEVICE, LAYOUTS, SHAPES, ULP, check_case, check_huge, within_an_ulp  # noqa: E402
@@ -184,6 +185,7 @@ SECTIONS: dict[str, Section] = {
     "steps": _speed.steps,
     "demo": _speed.demo,
     "first_picture": _speed.first_picture,
+    "plan": _plan_check.plan,
     "full_size": full_size,
 }
 

@@ -20,7 +20,7 @@ from .passes.insert_guard import insert_guard
 from .passes.normalize import normalize
 from .passes.numbers import FIXED
 from .passes.outline import Outliner
-from .passes.plan import BatchRows, Block, Plan
+from .passes.plan import BatchRows, Block, RegionPlan
 from .passes.plan_region import plan_region
 from .passes.signature import structure_of
 from .plans import Cut
@@ -40,7 +40,7 @@ class CutGraph:
 
     cut: Cut
     graph: GraphModule
-    plan: Plan
+    plan: RegionPlan
     top: GraphModule
     rows: tuple[BatchRows | str, ...]
     tap: str

@@ -31,7 +31,7 @@ from .passes.effects import Effects
 from .passes.facts import fake, is_static_input
 from .passes.inline_bodies import RegionMismatch
 from .passes.lower import PieceCode, assemble, compile_graph, lower
-from .passes.plan import Plan, Refusal
+from .passes.plan import Refusal, RegionPlan
 from .passes.segment_operands import segment_operands
 from .passes.signature import signature
 from .plans import Cut
@@ -242,7 +242,7 @@ def _refuse_training(example_inputs: Sequence[Any]) -> None:
         )
 
 
-def _clock_places(gm: GraphModule, plan: Plan) -> ClockPlaces:
+def _clock_places(gm: GraphModule, plan: RegionPlan) -> ClockPlaces:
     place = _argument_places(gm)
 
     def places(nodes: tuple[Node, ...]) -> tuple[int, ...]:

@@ -23,14 +23,14 @@ from torch.fx import GraphModule, Node
 from ..compat import free_symbols
 from .facts import fake, is_static_input, numel_hint, same_size, size_expr, size_hint
 from .operators import OVER_A_DIM, target_name
-from .plan import BatchRows, Plan, Region
+from .plan import BatchRows, Region, RegionPlan
 
 
 class _Mixed(Exception):
     """Rows depend on each other, or cannot be told apart; the message says why."""
 
 
-def find_batch_rows(top: GraphModule, plan: Plan) -> tuple[BatchRows | str, ...]:
+def find_batch_rows(top: GraphModule, plan: RegionPlan) -> tuple[BatchRows | str, ...]:
     """For each region its ``BatchRows``, or the reason why its rows cannot decide apart.
 
     ``top`` is what ``insert_guard`` returned.
@@ -38,7 +38,7 @@ def find_batch_rows(top: GraphModule, plan: Plan) -> tuple[BatchRows | str, ...]
     return tuple(_find(top, plan, region) for region in plan.regions)
 
 
-def _find(top: GraphModule, plan: Plan, region: Region) -> BatchRows | str:
+def _find(top: GraphModule, plan: RegionPlan, region: Region) -> BatchRows | str:
     try:
         latents = _latents(plan)
         module = top.get_submodule(region.name)
@@ -52,7 +52,7 @@ def _find(top: GraphModule, plan: Plan, region: Region) -> BatchRows | str:
         return BatchRows((), (), str(reason))
 
 
-def _latents(plan: Plan) -> Node:
+def _latents(plan: RegionPlan) -> Node:
     latents = max(plan.clock_inputs.moving, key=numel_hint, default=None)
     if latents is None or fake(latents).ndim == 0:
         raise _Mixed("the graph has no latents whose first dimension could be the batch")

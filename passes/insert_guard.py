@@ -20,10 +20,10 @@ from .draft import Draft
 from .extract import extract, placeholder_like, with_dynamo_meta
 from .facts import external_outputs
 from .guard_ops import compute_or_forecast, guard
-from .plan import PART, Block, Part, Plan
+from .plan import PART, Block, Part, RegionPlan
 
 
-def insert_guard(gm: GraphModule, plan: Plan) -> GraphModule:
+def insert_guard(gm: GraphModule, plan: RegionPlan) -> GraphModule:
     """Returns the top-level graph; its first input is the runtime's ``step``, the others are those of ``gm``.
 
     Every computing node of ``gm`` and its copies in the segments are marked with their ``Part``. Whether the cuts are
@@ -76,7 +76,7 @@ def _constant(graph: Graph, root: GraphModule, gm: GraphModule, node: Node) -> N
 Segment = tuple[str, list[Node], int | None]
 
 
-def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[Segment]:
+def _segments(order: list[Node], place: dict[Node, int], plan: RegionPlan) -> list[Segment]:
     """Parts that always run and regions (with their numbers): front, region_0, between_0, region_1, ..., tail."""
     hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))
     pulled = set[Node]().union(*(region.pulled for region in plan.regions))
@@ -94,7 +94,7 @@ def _segments(order: list[Node], place: dict[Node, int], plan: Plan) -> list[Seg
     return [segment for segment in segments if segment[1]]
 
 
-def _mark_parts(segments: list[Segment], plan: Plan) -> None:
+def _mark_parts(segments: list[Segment], plan: RegionPlan) -> None:
     """Every block is a part of its own, and so is each stretch of nodes between two blocks."""
     owner = {node: block for block in plan.chain for node in block.nodes}
     hoisted = set[Node]().union(*(region.hoisted for region in plan.regions))

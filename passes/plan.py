@@ -114,7 +114,7 @@ class BatchRows:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RegionPlan:
     """Chain and regions of one graph, with remarks for the user (clamped F and B, for example)."""
 
     chain: tuple[Block, ...] = field(repr=False)

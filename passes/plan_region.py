@@ -25,7 +25,7 @@ from .facts import (
     same_shape,
 )
 from .find_blocks import MIN_BLOCKS, main_output
-from .plan import Block, Exit, Plan, Refusal, Region
+from .plan import Block, Exit, Refusal, Region, RegionPlan
 from .pull_slices import pull_slices
 from .taps import with_tap
 from .trace_stream import leaves
@@ -34,7 +34,7 @@ from .wiring import twin_by_wiring
 
 def plan_region(
     gm: GraphModule, chain: tuple[Block, ...], *, front: int, back: int, scope: str, tap: str = "residual"
-) -> Plan:
+) -> RegionPlan:
     """Plans one region for the whole chain (``scope="chain"``), one for each list of blocks (``"container"``), two
     (``"halves"``), or one for each block between the first ``front`` and the last ``back`` (``"block"``). ``tap`` is
     what the guard measures (see ``taps``).
@@ -65,7 +65,7 @@ def plan_region(
         entry = max((node for node in reached if not is_static_input(node)), key=numel_hint, default=None)
     clock = find_clock_inputs(gm.graph, entry, begin)
     regions = [with_tap(region, tap, gm.graph, clock) for region in regions]
-    return Plan(chain, tuple(regions), clock, tuple(notes))
+    return RegionPlan(chain, tuple(regions), clock, tuple(notes))
 
 
 def _groups(

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from ..compat import tree_leaves
 from .facts import fake, size_hint
 from .operators import target_name
-from .plan import Exit, Plan, Region
+from .plan import Exit, Region, RegionPlan
 
 LAYOUT = frozenset({  # operators that move numbers and compute none
     "chunk", "clone", "contiguous", "expand", "expand_as", "flatten", "getitem", "movedim", "narrow", "permute",
@@ -25,7 +25,7 @@ LAYOUT = frozenset({  # operators that move numbers and compute none
 })  # fmt: skip
 
 
-def signature(gm: GraphModule, plan: Plan) -> tuple[object, ...]:
+def signature(gm: GraphModule, plan: RegionPlan) -> tuple[object, ...]:
     """Equal for graphs with the same operators on tensors, in the same order, and the same regions; hashable.
 
     The operators in the bodies of higher-order operators count, and so do fractions among their arguments (the weight

@@ -17,7 +17,7 @@ from ..passes.effects import Effects
 from ..passes.facts import fake, is_static_input, numel_hint
 from ..passes.guard_ops import compute_or_forecast, guard
 from ..passes.outline import Outliner
-from ..passes.plan import Block, Plan, Refusal
+from ..passes.plan import Block, Refusal, RegionPlan
 
 log = logging.getLogger("dit_compile")
 _numbers = itertools.count()
@@ -54,7 +54,7 @@ class Dump:
     def blocks(self, chain: tuple[Block, ...]) -> None:
         self._write("1_blocks.txt", lambda: render_blocks(chain))
 
-    def plan(self, plan: Plan) -> None:
+    def plan(self, plan: RegionPlan) -> None:
         self._write("2_plan.txt", lambda: render_plan(plan))
 
     def after(self, top: GraphModule, outliner: Outliner, effects: Mapping[str, Effects]) -> None:
@@ -101,7 +101,7 @@ def _shape(node: Node) -> str:
     )
 
 
-def render_plan(plan: Plan) -> str:
+def render_plan(plan: RegionPlan) -> str:
     """Regions, streams and what becomes of every value that leaves a region."""
     lines = []
     for region in plan.regions:

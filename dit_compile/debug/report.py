@@ -20,7 +20,7 @@ from ..passes.clock_inputs import is_held_by_module
 from ..passes.effects import Effects
 from ..passes.facts import fake, nbytes_hint
 from ..passes.outline import Outliner
-from ..passes.plan import Block, Exit, Plan, Region
+from ..passes.plan import Block, Exit, Region, RegionPlan
 from ..policy import POLICIES
 from ..readers import format_bytes
 from ..runtime.fork import free_in_child
@@ -166,7 +166,7 @@ def _kinds(chain: tuple[Block, ...]) -> str:
     return " + ".join(f"{count} x {kind}" for kind, count in runs)
 
 
-def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
+def bytes_per_branch(plan: RegionPlan, config: CacheConfig) -> int | None:
     """The snapshots of each forecast stream, and one probe (or one per snapshot), of all regions.
 
     None when a size depends on the data (a prompt cut to its mask) and is only known when the model runs.
@@ -191,7 +191,7 @@ def bytes_per_branch(plan: Plan, config: CacheConfig) -> int | None:
 
 def describe_plan(
     gm: GraphModule,
-    plan: Plan,
+    plan: RegionPlan,
     config: CacheConfig,
     outliner: Outliner,
     effects: Mapping[str, Effects],
