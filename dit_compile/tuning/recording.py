@@ -36,12 +36,13 @@ class ModuleFacts:
 @dataclass
 class Call:
     """One call of a model: ``run(step, args)`` repeats it. ``latents`` is the place of what the solver updates among
-    ``args``, ``place`` finds what it updates it with."""
+    ``args``, which are not kept (their ``dtype`` is); ``place`` finds what it updates them with."""
 
     run: Callable[[object, Sequence[Any]], Any]
     args: list[Any]
     branch: int
     latents: int
+    dtype: torch.dtype
     place: Matching
 
 
@@ -162,7 +163,9 @@ class Recorder:
             step.latents = parts_of(latents, recording.parts, ELEMENTS)[0].cpu()
         step.outputs += [part.cpu() for part in parts_of(output, recording.parts, ELEMENTS)]
         latents_at = observed.moving[place.latents]
-        step.calls.append(Call(observed.run, list(observed.args), facts.branch, latents_at, place))
+        args, at = list(observed.args), observed.moving[place.latents]
+        args[at] = None  # of a long video they would take gigabytes over all steps and prompts
+        step.calls.append(Call(observed.run, args, facts.branch, at, latents.dtype, place))
 
 
 def check_cut(code: CutCode, cut: Cut) -> None:

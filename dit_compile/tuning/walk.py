@@ -93,7 +93,7 @@ class _Run:
             return self._slots.setdefault((step.module, region, call.branch), Slots())
 
         args = list(call.args)
-        args[call.latents] = torch.cat([self.latents[-1]] * self.recording.parts).to(args[call.latents].dtype)
+        args[call.latents] = torch.cat([self.latents[-1]] * self.recording.parts).to(call.dtype)
         replayed = ReplayedStep(slots, weights, step.index, fit.snapshots, config, measured)
         return call.place.of(call.run(replayed, args))
 
