@@ -162,7 +162,6 @@ class Recorder:
         if step.latents is None:
             step.latents = parts_of(latents, recording.parts, ELEMENTS)[0].cpu()
         step.outputs += [part.cpu() for part in parts_of(output, recording.parts, ELEMENTS)]
-        latents_at = observed.moving[place.latents]
         args, at = list(observed.args), observed.moving[place.latents]
         args[at] = None  # of a long video they would take gigabytes over all steps and prompts
         step.calls.append(Call(observed.run, args, facts.branch, at, latents.dtype, place))
