@@ -17,6 +17,7 @@ from ..forecast import FORECASTERS, Forecaster
 from ..plans import Cut, Plan
 from ..policy import POLICIES, Policy
 from .call import CallStep
+from .clock import Position
 from .code import Code, CutCode
 from .cuda_graphs import GraphedCode
 from .diffusers_hook import announced
@@ -191,23 +192,31 @@ class CachedGraph:
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])
-        planned, cut = state.planned, self._code.cuts[0]
-        if planned is not None:
-            planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
-            if planned.ended is not None or not config.enabled:
-                planned = None
+        planned, cut = self._plan_in_force(state, config, position, call, outbox)
         if planned is not None:
             policy, lags, never_waits = planned.policy, False, False
-        observer = observing.get()
-        if observer is not None:
-            cut = self._cut_for(observer.cut) or cut
-        elif planned is not None:
-            cut = self._cut_for(planned.part.cut) or cut
         facts = CallFacts(
             self._infos[cut], state, position.branch, config, policy, forecaster, call, numbers, outbox, planned, lags,
             never_waits,
         )  # fmt: skip
         return CallStep(facts), cut
+
+    def _plan_in_force(
+        self, state: ModuleState, config: CacheConfig, position: Position, call: Call, outbox: Outbox
+    ) -> tuple[PlannedRun | None, CutCode]:
+        """The plan that this call goes by, if there is one, and the cut that runs."""
+        planned, observer = state.planned, observing.get()
+        if observer is not None:
+            return None, self._cut_for(observer.cut) or self._code.cuts[0]
+        if planned is None:
+            return None, self._code.cuts[0]
+        planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
+        cut = self._cut_for(planned.part.cut)
+        if cut is None or self._code.structure != planned.part.conditions.structure:
+            planned.end_with("a call is served by another graph of the model")  # another prompt length, for example
+        if cut is None or planned.ended is not None or config.plan is None or not config.enabled:
+            return None, self._code.cuts[0]
+        return planned, cut
 
     def _begin_generation(
         self, state: ModuleState, config: CacheConfig, call: Call, args: Sequence[Any], owner: Owner, session: Session

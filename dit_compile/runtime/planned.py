@@ -107,7 +107,7 @@ class PlannedRun:
         conditions = part.conditions
         self._updates = UpdateCheck(conditions.rules, conditions.batch_branches)
         if ended is not None:
-            self._end(ended)
+            self.end_with(ended)
 
     def is_last(self, step: int) -> bool:
         """Whether ``step`` is the last one of the plan."""
@@ -120,20 +120,20 @@ class PlannedRun:
             self._begin_step(step, call, outbox)
         self._branches.add(branch)
         if self.ended is None and step < conditions.steps and len(self._branches) > conditions.branches[step]:
-            self._end(f"step {step} has more calls than planned ({conditions.branches[step]})")
+            self.end_with(f"step {step} has more calls than planned ({conditions.branches[step]})")
         self._compare(times, wait=False)
 
     def _begin_step(self, step: int, call: Call, outbox: Outbox) -> None:
         conditions = self.part.conditions
         if step != self._step + 1:
-            self._end(f"step {step} follows step {self._step}")
+            self.end_with(f"step {step} follows step {self._step}")
         elif 0 < step <= conditions.steps and len(self._branches) != conditions.branches[step - 1]:
-            self._end(
+            self.end_with(
                 f"step {step - 1} had {len(self._branches)} calls (branches of guidance), the plan has "
                 f"{conditions.branches[step - 1]}"
             )
         elif step == conditions.steps:
-            self._end(f"the generation has more than {conditions.steps} steps")
+            self.end_with(f"the generation has more than {conditions.steps} steps")
         self._step, self._branches = step, set()
         if self.ended is not None:
             return
@@ -151,18 +151,18 @@ class PlannedRun:
             if (found is None) != (wanted is None) or (
                 found is not None and wanted is not None and abs(found - wanted) > SAME_TIME * self._largest
             ):
-                self._end(
+                self.end_with(
                     f"the time of step {self._timed} is {found}, the plan has {wanted} (other steps or another shift)"
                 )
             self._timed += 1
         if self.ended is None and self._scalars is not None and (wait or self._scalars.ready()):
             found_scalars, self._scalars = tuple(self._scalars.values()), None
             if not _same(found_scalars, conditions.scalars):
-                self._end(f"small inputs (guidance) are {found_scalars}, the plan has {conditions.scalars}")
+                self.end_with(f"small inputs (guidance) are {found_scalars}, the plan has {conditions.scalars}")
         if self.ended is None:
             deviation = self._updates.deviation(wait=wait)
             if deviation is not None and not deviation <= TOLERANCE:
-                self._end(
+                self.end_with(
                     "guidance, solver or step sizes are others: the first updates of the latents deviate by "
                     f"{deviation:.1%}"
                 )
@@ -205,7 +205,7 @@ class PlannedRun:
     def computed(self, step: int, reason: str) -> None:
         """A region was computed at ``step``: where it should have been forecast, later forecasts lack their sources."""
         if step in self.part.forecasts:
-            self._end(f"step {step} was computed ({reason})")
+            self.end_with(f"step {step} was computed ({reason})")
 
     def restarted(self, stats: GenerationStats) -> PlannedRun:
         """The run of the next generation, whose first calls were taken for calls of this one."""
@@ -218,7 +218,8 @@ class PlannedRun:
             self.ended = f"the generation ended after {self._step + 1} of {self.part.conditions.steps} steps"
             self._stats.plan = f"{self._name} was not carried out: {self.ended}"
 
-    def _end(self, why: str) -> None:
+    def end_with(self, why: str) -> None:
+        """The plan is not in force any more, because of ``why``."""
         if self.ended is None:
             self.ended = why
             self._stats.plan = f"{self._name} not applied: {why}"

@@ -14,7 +14,7 @@ from .errors import TuneError
 
 
 def pixels_of(result: Any) -> Tensor:
-    """All pictures, or frames, of ``result``: float64 on the host, shape (n,).
+    """All pictures, or frames, of ``result``: float64 on the host, shape (n,). Integers become shares of their range.
 
     ``result`` is what a draw may return: a picture of PIL, an array, a tensor, a list of them, or an object with
     ``images`` or ``frames`` as pipelines of diffusers return.
@@ -26,14 +26,16 @@ def pixels_of(result: Any) -> Tensor:
         if hasattr(result, name):
             return pixels_of(getattr(result, name))
     if isinstance(result, Tensor):
-        return result.detach().to("cpu", torch.float64).reshape(-1)
+        pixels = result.detach().to("cpu", torch.float64).reshape(-1)
+        return pixels if result.is_floating_point() else pixels / (255 if result.dtype == torch.uint8 else 65535)
     if isinstance(result, (list, tuple)) and result:
         return torch.cat([pixels_of(one) for one in result])
     if hasattr(result, "__array_interface__") or hasattr(result, "__array__"):
         numpy: Any = importlib.import_module("numpy")  # it is there where an array or a picture of PIL is
         array = numpy.asarray(result)
         if array.dtype.kind in "uif" and array.size:
-            return torch.from_numpy(array.astype(numpy.float64)).reshape(-1)
+            scale = 1.0 if array.dtype.kind == "f" else 255 if array.dtype.itemsize == 1 else 65535
+            return torch.from_numpy(array.astype(numpy.float64) / scale).reshape(-1)
     raise TuneError(
         f"draw() returned {type(result).__name__}; it must return a picture: PIL's, an array, a tensor, a list of "
         "them, or what a pipeline of diffusers returns"
@@ -41,9 +43,8 @@ def pixels_of(result: Any) -> Tensor:
 
 
 def data_range(references: Sequence[Tensor]) -> float:
-    """The range of pixel values: 255 for integers, 2 where some are negative ([-1, 1]), else 1."""
-    low, high = min(one.min().item() for one in references), max(one.max().item() for one in references)
-    return 255.0 if high > 2.5 else 2.0 if low < 0 else 1.0
+    """The range of pixel values: 2 where some are negative ([-1, 1]), else 1."""
+    return 2.0 if min(one.min().item() for one in references) < 0 else 1.0
 
 
 def psnr(reference: Tensor, pixels: Tensor, full_range: float) -> float:
