@@ -17,7 +17,8 @@ ELEMENTS = 64  # of each tensor
 
 def weights_state(tensors: Sequence[Tensor]) -> tuple[object, ...]:
     """Another one when a tensor was written to or points to other memory: whether a digest is still that of now."""
-    return (*(tensor.data_ptr() for tensor in tensors), *versions(tensors))
+    plain = [one for tensor in tensors for one in _plain(tensor)]
+    return (*(one.data_ptr() for one in plain), *versions(plain))
 
 
 def weights_digest(tensors: Sequence[Tensor]) -> str:
@@ -27,7 +28,8 @@ def weights_digest(tensors: Sequence[Tensor]) -> str:
     samples: dict[torch.device, list[Tensor]] = {}
     for _, plain in parts:
         for one in plain:
-            samples.setdefault(one.device, []).append(thinned(one, ELEMENTS).to(torch.float32).reshape(-1))
+            sample = thinned(one.as_subclass(Tensor), ELEMENTS)
+            samples.setdefault(one.device, []).append(sample.to(torch.float32))
     numbers = {device: torch.cat(found).tolist() for device, found in samples.items()}
     at = dict.fromkeys(numbers, 0)
     texts = []
@@ -49,4 +51,4 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
         for name in names:
             yield from _plain(getattr(tensor, name))
     else:
-        yield tensor.detach().as_subclass(Tensor) if type(tensor) is not Tensor else tensor
+        yield tensor
