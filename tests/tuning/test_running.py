@@ -171,7 +171,7 @@ OTHER_RUNS = {
 LATE = ("steps", "fewer steps", "shift", "guidance", "solver", "no guidance")  # is noticed at step 1 or 2
 
 
-@pytest.mark.parametrize("front", [0, 1])
+@pytest.mark.parametrize("front", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OTHER_RUNS)
 def test_a_plan_is_not_applied_to_another_run(plans, name, front, caplog):
     changes, message = OTHER_RUNS[name]
@@ -339,6 +339,7 @@ def test_lagged_decisions_and_stored_snapshots(plans):
         torch.testing.assert_close(drawn, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_saved_code_runs_the_plan(plans, tmp_path):
     pipe = Pipeline()
     dit_compile.compile(pipe.model, plan=plans[0], record=True, inner="inductor")
