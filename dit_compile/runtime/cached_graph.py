@@ -210,7 +210,13 @@ class CachedGraph:
             return None, self._cut_for(observer.cut) or self._code.cuts[0]
         if planned is None:
             return None, self._code.cuts[0]
-        planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
+        try:
+            planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
+        except Exception as error:  # nothing that a plan does may cost the user the picture
+            if config.strict:
+                raise
+            log.exception("dit_cache: an unexpected error in looking at the plan. Please report it with this traceback")
+            planned.end_with(f"an unexpected error, {type(error).__name__}")
         cut = self._cut_for(planned.part.cut)
         if cut is None or self._code.structure != planned.part.conditions.structure:
             planned.end_with("a call is served by another graph of the model")  # another prompt length, for example
@@ -225,7 +231,15 @@ class CachedGraph:
         stats = GenerationStats(name, session.name, config, self._clock_source(config), hints=session.hints)
         state.begin_generation(stats, sample(call.moving))
         if config.plan is not None and config.enabled and observing.get() is None:
-            state.planned = self._planned(config, config.plan, stats, call, args, owner)
+            try:
+                state.planned = self._planned(config, config.plan, stats, call, args, owner)
+            except Exception:
+                if config.strict:
+                    raise
+                stats.plan = "not applied: an unexpected error, see the log"
+                log.exception(
+                    "dit_cache: an unexpected error in looking at the plan. Please report it with this traceback"
+                )
 
     def _planned(
         self, config: CacheConfig, plan: Plan, stats: GenerationStats, call: Call, args: Sequence[Any], owner: Owner

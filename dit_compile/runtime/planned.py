@@ -197,7 +197,7 @@ class PlannedRun:
         if self.ended is not None or forecast is None:
             return None
         missing = len(sources) - len(forecast.sources)
-        if tuple(sources[missing:]) != forecast.sources or missing < 0:
+        if missing < 0 or tuple(sources[missing:]) != forecast.sources or branch >= len(forecast.weights):
             return None
         older = (0.0,) * missing
         return [(*older, *stream) for stream in forecast.weights[branch][region]]

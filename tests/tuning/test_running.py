@@ -14,6 +14,7 @@ from toys import build, latents, timestep_embedding
 import dit_compile
 from dit_compile import Plan
 from dit_compile.config import ConfigError
+from dit_compile.runtime.planned import PlannedRun
 
 PROMPTS = ["a cat", "two dogs", "a tree", "a red house", "nothing much", "a ship"]
 SETTINGS = {"inner": "eager", "regions": False, "residual_diff_threshold": 0.6}
@@ -294,6 +295,17 @@ def test_a_plan_that_the_graph_was_not_cut_for(plans):
     with dit_compile.session("fits", plan=plans[1]):
         pipe("a cat", 7)
     assert "in force" in last(pipe).plan, "its cut is that of the guard"
+
+
+@pytest.mark.parametrize("method", ["begin_call", "__init__"])
+def test_an_error_in_the_plan_costs_no_picture(plans, method, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError("on purpose")
+
+    pipe = compiled(plans[0])
+    monkeypatch.setattr(PlannedRun, method, fail)
+    torch.testing.assert_close(pipe("a cat", 7), guard()[0], rtol=1e-4, atol=1e-5)
+    assert "unexpected error" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
 def test_policy_plan_needs_a_plan(plans):
