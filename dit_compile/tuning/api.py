@@ -29,6 +29,8 @@ def tune(
     cost: float | None = None,
     seconds: float | None = None,
     psnr: float | None = None,
+    quality: float | None = None,
+    metric: Callable[[Any, Any], float] | None = None,
     steps: int | None = None,
     held_out: int | None = None,
     front: int = 0,
@@ -58,6 +60,8 @@ def tune(
         cost: share of the blocks that a generation may run, 0 to 1.
         seconds: what a draw may take.
         psnr: decibels that pictures are to have on average, to those with every step computed.
+        quality, metric: what ``metric(reference, picture)`` is to be on average, or more; it gets what ``draw`` returns
+            with every step computed, and under the plan. Larger is better: give the negative of a distance (LPIPS).
         steps: what ``draw`` gets as its argument of this name.
         held_out: how many prompts judge; None: a quarter.
         front, back: blocks that always run. With ``front=0`` a forecast step runs none.
@@ -69,12 +73,14 @@ def tune(
         TuneError: no plan can be made; says why.
         ConfigError: a wrong setting.
     """
-    budgets = {"cost": cost, "seconds": seconds, "psnr": psnr}
+    budgets = {"cost": cost, "seconds": seconds, "psnr": psnr, "quality": quality}
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
-        raise TuneError(f"give one of cost, seconds and psnr; got {', '.join(given) or 'none'}")
+        raise TuneError(f"give one of cost, seconds, psnr and quality; got {', '.join(given) or 'none'}")
     [(name, value)] = given.items()
-    if not value > 0 or (name == "cost" and value > 1):
+    if (metric is None) != (name != "quality"):
+        raise TuneError("quality= and metric= belong together: metric(reference, picture), larger is better")
+    if name != "quality" and (not value > 0 or (name == "cost" and value > 1)):
         raise TuneError(f"{name} must be {'a share from 0 to 1' if name == 'cost' else 'positive'}, got {value}")
     if not 2 <= snapshots <= 6:
         raise TuneError(f"snapshots must be from 2 to 6, got {snapshots}")
@@ -92,6 +98,8 @@ def tune(
             parts = tuner.for_cost(value)
         elif name == "seconds":
             parts = tuner.for_seconds(value)
+        elif metric is not None:
+            parts = tuner.for_quality(value, metric)
         else:
             parts = tuner.for_psnr(value)
         figures = tuner.verify(parts)

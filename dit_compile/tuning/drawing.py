@@ -24,8 +24,9 @@ class Prompt(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Pixels of a draw, the seconds that it took, and what the cache did."""
+    """What a draw has returned, its pixels, the seconds that it took, and what the cache did."""
 
+    result: Any
     pixels: Tensor
     seconds: float
     generations: list[GenerationStats]
@@ -60,7 +61,7 @@ class Artist:
             result = self._draw(prompt.text, prompt.seed, **more)
             seconds = time.perf_counter() - start
         self.on_draw()
-        return Drawn(pixels_of(result), seconds, [one for one in stats() if one.session == name])
+        return Drawn(result, pixels_of(result), seconds, [one for one in stats() if one.session == name])
 
     def observed(self, prompt: Prompt, observer: Observer) -> Drawn:
         """One draw whose calls of the model ``observer`` carries out."""

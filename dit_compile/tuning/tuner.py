@@ -5,19 +5,19 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config import CacheConfig
 from ..plans import Cut, Part, Plan, UpdateRule
 from ..progress import Bars
 from ..version import VERSION
 from .contest import BEST_DB, Contest, at_equal_cost, is_better
-from .drawing import Artist, Prompt
+from .drawing import Artist, Drawn, Prompt
 from .errors import TuneError
 from .fitting import Fit
 from .pictures import data_range, psnr
@@ -53,7 +53,8 @@ class Tuner:
         self._cut, self._snapshots, self._names, self._config = cut, snapshots, names, config
         self._bars = bars
         self._recordings: list[Recording] = []
-        self._pixels: list[Tensor] = []
+        self._drawn: list[Drawn] = []  # with every step computed
+        self._began = time.perf_counter()
         self.modules: list[Module] = []
         self._rules: list[UpdateRule | None] = []
 
@@ -68,10 +69,10 @@ class Tuner:
                     self._record(prompt)
                     if len(self._recordings) == 2 and _count(self._recordings[0]) < _count(self._recordings[1]):
                         # the first call was one without compilation, which nobody has seen
-                        del self._recordings[0], self._pixels[0]
+                        del self._recordings[0], self._drawn[0]
                         self._record(self._prompts[0])
                         self._recordings.reverse()
-                        self._pixels.reverse()
+                        self._drawn.reverse()
                     advance()
             except KeyboardInterrupt:
                 if len(self._recordings) < FEWEST:
@@ -98,7 +99,7 @@ class Tuner:
                 "call it under torch.no_grad(), as pipelines do"
             )
         self._recordings.append(recorder.recording)
-        self._pixels.append(drawn.pixels)
+        self._drawn.append(drawn)
 
     @property
     def steps(self) -> int:
@@ -146,7 +147,13 @@ class Tuner:
     ) -> tuple[dict[Module, Fit], Walked]:
         fits = self._fits(schedule)
         by_key = {module.key: fit for module, fit in fits.items()}
-        return fits, walk(recordings, by_key, self._rules, self._config, advance)
+        try:
+            return fits, walk(recordings, by_key, self._rules, self._config, advance)
+        except torch.OutOfMemoryError as error:
+            raise TuneError(
+                f"the snapshots of {len(recordings)} prompts do not fit into the memory of the device; give fewer "
+                f"prompts, snapshots={max(self._snapshots - 1, 2)}, or snapshot_dtype='bfloat16'"
+            ) from error
 
     # --- budgets
 
@@ -185,12 +192,28 @@ class Tuner:
         return median(times[1:])
 
     def for_psnr(self, wanted: float) -> list[Part]:
-        """The cheapest plan whose pictures have ``wanted`` dB on average, by bisection with cached runs: fitted on
-        half of the prompts, judged by the others.
+        """The cheapest plan whose pictures have ``wanted`` dB on average; see ``for_quality``."""
+        full = data_range([drawn.pixels for drawn in self._drawn])
+
+        def metric(reference: Drawn, drawn: Drawn) -> float:
+            return min(psnr(reference.pixels, drawn.pixels, full), BEST_DB)
+
+        return self._for(wanted, metric, f"{wanted:g} dB; lower psnr=")
+
+    def for_quality(self, wanted: float, metric: Callable[[Any, Any], float]) -> list[Part]:
+        """The cheapest plan for which ``metric(reference, picture)`` is ``wanted`` or more on average, found by
+        bisection with cached runs: fitted on half of the prompts, judged by the others.
 
         Raises:
             TuneError: no plan that saves anything is as good.
         """
+
+        def of_results(reference: Drawn, drawn: Drawn) -> float:
+            return float(metric(reference.result, drawn.result))
+
+        return self._for(wanted, of_results, f"a quality of {wanted:g}; lower quality=")
+
+    def _for(self, wanted: float, metric: Callable[[Drawn, Drawn], float], what: str) -> list[Part]:
         count = len(self._prompts)
         fitted, judges = range(0, count, 2), range(1, count, 2)
         costs = self._costs()
@@ -198,22 +221,19 @@ class Tuner:
         while high - low > 1:
             middle = (low + high) // 2
             plan = Plan(tuple(self.fit(self.schedules(costs[middle])[:1], fitted)))
+            found = []
             with self._bars.phase(f"judge {costs[middle]:.3g} steps", len(judges)) as advance:
-                found = [self._psnr(plan, number, advance) for number in judges]
-            if fmean(min(one, BEST_DB) for one in found) >= wanted:
+                for number in judges:
+                    drawn = self._artist.draw(self._prompts[number], plan=plan)
+                    found.append(metric(self._drawn[number], drawn))
+                    advance()
+            if fmean(found) >= wanted:
                 high = middle
             else:
                 low = middle
         if high == len(costs):
-            raise TuneError(f"no plan that saves anything reaches {wanted:g} dB; lower psnr=, or compute every step")
+            raise TuneError(f"no plan that saves anything reaches {what}, or compute every step")
         return self.fit(self.schedules(costs[high]))
-
-    def _psnr(self, plan: Plan, number: int, advance: Any) -> float:
-        value = psnr(
-            self._pixels[number], self._artist.draw(self._prompts[number], plan=plan).pixels, data_range(self._pixels)
-        )
-        advance()
-        return value
 
     def _least(self) -> float:
         return self._costs()[0]
@@ -260,6 +280,7 @@ class Tuner:
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "prompts": [[str(prompt.text), prompt.seed] for prompt in self._prompts],
             "in_sequence": [module.in_sequence for module in self.modules],
+            "seconds": round(time.perf_counter() - self._began, 3),
         }
 
 

@@ -69,6 +69,19 @@ def test_psnr_as_the_budget():
         tuned(pipe, psnr=500.0)
 
 
+def test_a_metric_of_the_users_own_as_the_budget():
+    asked = []
+
+    def metric(reference, picture):
+        asked.append((reference.shape, picture.shape))
+        return -torch.dist(reference, picture).item()
+
+    loose, strict = tuned(quality=-1.0, metric=metric), tuned(quality=-0.2, metric=metric)
+    assert loose.cost < strict.cost < 10 and set(asked) == {((1, 5, 16), (1, 5, 16))}
+    with pytest.raises(TuneError, match="belong together"):
+        tuned(quality=-1.0)
+
+
 def test_seconds_as_the_budget(monkeypatch):
     """By a clock that only regions move: a computed step takes two seconds, one for each branch, a forecast none."""
     now = [0.0]
@@ -158,7 +171,7 @@ def test_guidance_that_begins_on_the_way():
 
 
 REFUSED = {
-    "no budget": ({}, "give one of cost, seconds and psnr"),
+    "no budget": ({}, "give one of cost, seconds, psnr and quality"),
     "two budgets": ({"cost": 0.5, "psnr": 40.0}, "give one of cost"),
     "too cheap": ({"cost": 0.05}, "the cheapest costs"),
     "a share above 1": ({"cost": 1.5}, "a share from 0 to 1"),
