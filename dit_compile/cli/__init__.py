@@ -12,6 +12,8 @@ import typer
 from ..version import VERSION
 from .demo import demo_command
 from .env import env_command
+from .plan import plan_command
+from .tune import tune_command
 
 app = typer.Typer(
     name="dit-compile",
@@ -39,4 +41,6 @@ def _options(
 
 
 app.command("demo")(demo_command)
+app.command("tune")(tune_command)
+app.command("plan")(plan_command)
 app.command("env")(env_command)
