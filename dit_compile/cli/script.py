@@ -17,7 +17,9 @@ FUNCTION = "make"
 
 def split_script(given: str) -> tuple[Path, str]:
     """``SCRIPT.py:make`` as path and name; the name is ``make`` where none is given."""
-    path, _, name = given.rpartition(":") if ":" in given else (given, "", FUNCTION)
+    path, colon, name = given.rpartition(":")
+    if not colon:
+        path, name = given, FUNCTION
     if not Path(path).is_file():
         fail(f"there is no script {path}")
     if not name.isidentifier():
@@ -35,6 +37,14 @@ def draw_and_model(path: Path, name: str) -> tuple[Callable[..., Any], Any]:
     if not (isinstance(made, tuple) and len(made) == 2 and callable(made[0])):
         fail(f"{name}() must return (draw, model), got {_described(made)}")
     draw, model = made
+    from ..entry.compile import transformers_of
+
+    if _is_model(draw):
+        fail(f"{name}() must return (draw, model) in this order; the first is {_described(draw)}")
+    try:
+        transformers_of(model)
+    except TypeError as error:
+        fail(f"the model that {name}() returns: {error}")
     try:
         inspect.signature(draw).bind("a prompt", 0)
     except TypeError as error:
@@ -42,6 +52,10 @@ def draw_and_model(path: Path, name: str) -> tuple[Callable[..., Any], Any]:
     except ValueError:
         pass  # a callable that does not say what it takes
     return draw, model
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "parameters") or hasattr(value, "components")
 
 
 def _module_name(path: Path) -> str:

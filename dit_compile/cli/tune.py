@@ -100,10 +100,10 @@ def tune_command(
     check_environment()
     check_choice("--inner", inner, INNER)
     budget = _budget(demo, cost=cost, seconds=seconds, psnr=psnr)
-    name = _checked_source(script, prompts, demo, guidance, device)
+    target = _checked_source(script, prompts, demo, guidance, device)
     if steps is not None:
         check_steps(steps)
-    out = Path(f"{name}.plan.json") if out is None else out
+    out = Path(f"{'demo' if target is None else target[0].stem}.plan.json") if out is None else out
     check_writable("--out", out)
     check_picture("--picture", picture)
     if picture is not None and find_spec("matplotlib") is None:
@@ -112,14 +112,15 @@ def tune_command(
     given = None if prompts is None else read_prompts(prompts)
     settings = {} if inner is None else {"inner": inner}
     console = Console()
-    if demo:
-        settings = {"inner": "eager", **settings}
-        (draw, model), own = _of_demo(guidance, device, steps)
-        given = given or own
-    else:
-        assert script is not None and given is not None
+    if target is None:
+        settings = {"inner": "eager", **settings}  # compiling takes longer than it saves here
+        (draw, model), own = _of_demo(guidance, device)
+        given = own if given is None else given
         check_split(given, held_out)
-        draw, model = draw_and_model(*split_script(script))
+    else:
+        assert given is not None
+        check_split(given, held_out)
+        draw, model = draw_and_model(*target)
     more: dict[str, Any] = {"held_out": held_out, "front": front, "steps": steps, "console": console}
     plan = _tuned(draw, given, model, {**budget, **more, **settings})
     plan.save(out)
@@ -152,12 +153,12 @@ def _budget(demo: bool, **budgets: float | None) -> dict[str, float]:
 
 def _checked_source(
     script: str | None, prompts: Path | None, demo: bool, guidance: float | None, device: str | None
-) -> str:
-    """The name of what is tuned, for files."""
+) -> tuple[Path, str] | None:
+    """The script and its function; None with --demo."""
     if demo:
         if script is not None:
             fail(f"--demo tunes the bundled model, and {script} another: give one of them")
-        return "demo"
+        return None
     if script is None:
         fail("give a script, SCRIPT.py:make, or --demo")
     for option, value in (("--guidance", guidance), ("--device", device)):
@@ -165,7 +166,7 @@ def _checked_source(
             fail(f"{option} goes with --demo; a script sets its own")
     if prompts is None:
         fail("give --prompts FILE: one prompt a line, 16 are a good number")
-    return split_script(script)[0].stem
+    return split_script(script)
 
 
 def check_split(prompts: list[Any], held_out: int | None) -> None:
@@ -179,7 +180,7 @@ def check_split(prompts: list[Any], held_out: int | None) -> None:
         fail(str(error))
 
 
-def _of_demo(guidance: float | None, device: str | None, steps: int | None) -> tuple[Made, list[Any]]:
+def _of_demo(guidance: float | None, device: str | None) -> tuple[Made, list[Any]]:
     where = checked_device(device)
     quiet_libraries()
     from ..demo.pipeline import MissingDemoDependency, require_demo_dependencies

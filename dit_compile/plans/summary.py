@@ -112,6 +112,7 @@ def _of_part(part: Part, marks: str) -> Iterable[tuple[str, str]]:
         branches += ", guidance in one batch"
     always = f"; {part.cut.front} front and {part.cut.back} back blocks always run" if part.cut[:2] != (0, 0) else ""
     done = f"{len(part.computed)} computed, {len(part.forecasts)} without {sum(part.skipped)} of {part.blocks} blocks"
+    corrected = f"{len(part.corrections)} of {len(part.computed)}"
     first, *others = step_lines(part, marks)
     return [
         ("model", part.model),
@@ -120,7 +121,7 @@ def _of_part(part: Part, marks: str) -> Iterable[tuple[str, str]]:
         *(("", line) for line in others),
         ("", f"{marks[0]} computed  {marks[1]} computed and corrected  {marks[2]} forecast"),
         ("cost", f"{part.cost:.1f} of {steps} steps ({part.cost / steps:.0%} of the blocks): {done}{always}"),
-        ("weights", f"of up to {part.snapshots} snapshots; {len(part.corrections)} computed steps are corrected"),
+        ("weights", f"of up to {part.snapshots} snapshots; {corrected} computed steps are corrected"),
     ]
 
 

@@ -159,27 +159,17 @@ def nearest_presets(costs: Mapping[str, float], cost: float) -> list[str]:
 
 
 def verdict(plan: Result, rivals: Sequence[Result]) -> tuple[bool, str]:
-    """Whether ``plan`` is recommended, and why: it must be better than each rival on average, with a worst picture that
-    is not worse than that of the first (the presets)."""
+    """Whether ``plan`` is recommended, and why: on average it must be better than each rival, and its worst picture not
+    worse. The first rival is the one that the reason of a recommended plan names."""
     if plan.problem:
         return False, f"the plan was not in force in runs of its own ({plan.problem})"
-    for number, one in enumerate(rivals):
+    for one in rivals:
         if plan.mean <= one.mean:
             return False, f"{one.name} has {one.mean:.1f} dB on average, the plan {plan.mean:.1f} dB"
-        if number == 0 and plan.worst < one.worst:
-            return (
-                False,
-                f"the worst picture of {one.name} has {one.worst:.1f} dB, that of the plan {plan.worst:.1f} dB",
-            )
-    first = rivals[0]
-    return True, (
-        f"{plan.mean - first.mean:.1f} dB better than {first.name} on average, {plan.worst - first.worst:.1f} dB in "
-        f"the worst picture{_at(plan, first)}"
-    )
-
-
-def _at(plan: Result, other: Result) -> str:
-    if abs(plan.cost - other.cost) < 0.05:
-        return ""
-    word = "less" if plan.cost < other.cost else "more"
-    return f" (at {plan.cost:.1f} steps; no preset costs {word} than {other.cost:.1f})"
+        if plan.worst < one.worst:
+            return False, f"{one.name} has {one.worst:.1f} dB in the worst picture, the plan {plan.worst:.1f} dB"
+    first, costs = rivals[0], ""
+    if abs(plan.cost - first.cost) > 0.05:
+        costs = f" (which costs {first.cost:.1f} steps, the plan {plan.cost:.1f})"
+    better, worst = plan.mean - first.mean, plan.worst - first.worst
+    return True, f"{better:.1f} dB better on average than {first.name}, {worst:.1f} dB in the worst picture{costs}"

@@ -243,7 +243,9 @@ class Tuner:
                 others.insert(0, presets)
             if self._artist.takes_steps and len(self.modules) == 1:
                 others.append(contest.fewer_steps(max(round(plan.cost), 1)))
-        better = all(is_better(mine, other) for other in others)
+        recommended, note = verdict(mine, others)
+        if presets is None:
+            note += "; no preset is as cheap"
         return {
             "held_out": [[str(prompt.text), prompt.seed] for prompt in self._held_out],
             "uncached_seconds": reference.seconds,
