@@ -27,9 +27,15 @@ class Bars:
         if progress is None:
             yield lambda: None
             return
-        task = progress.add_task(name, total=total)
-        yield lambda: progress.advance(task)
-        progress.update(task, total=total or 1, completed=total or 1)
+        task, done = progress.add_task(name, total=total), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress.advance(task)
+
+        yield advance
+        progress.update(task, total=done or 1, completed=done or 1)  # a phase may end before its total
 
 
 @contextlib.contextmanager

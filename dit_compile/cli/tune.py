@@ -211,4 +211,4 @@ def _say_how_to_use(plan: Plan, out: Path, console: Console) -> None:
         lines.append(f'use it   dit_compile.compile(pipe, plan="{name}"), or DIT_CACHE_PLAN={name}')
     else:
         lines.append("         It is written all the same, but a preset is the better choice here.")
-    console.print("\n".join(lines), highlight=False)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
