@@ -168,8 +168,7 @@ def verdict(plan: Result, rivals: Sequence[Result]) -> tuple[bool, str]:
             return False, f"{one.name} has {one.mean:.1f} dB on average, the plan {plan.mean:.1f} dB"
         if plan.worst < one.worst:
             return False, f"{one.name} has {one.worst:.1f} dB in the worst picture, the plan {plan.worst:.1f} dB"
-    first, costs = rivals[0], ""
-    if abs(plan.cost - first.cost) > 0.05:
-        costs = f" (which costs {first.cost:.1f} steps, the plan {plan.cost:.1f})"
+    first = rivals[0]
+    cost = f" at {first.cost:.1f} steps" if abs(plan.cost - first.cost) > 0.05 else ""
     better, worst = plan.mean - first.mean, plan.worst - first.worst
-    return True, f"{better:.1f} dB better on average than {first.name}, {worst:.1f} dB in the worst picture{costs}"
+    return True, f"{better:.1f} dB better on average than {first.name}{cost}, {worst:.1f} dB in the worst picture"
