@@ -67,7 +67,7 @@ def tune_command(
     ] = None,
     held_out: Annotated[
         int | None,
-        typer.Option(help="How many prompts judge the plan and have no part in the fit.", show_default="a third"),
+        typer.Option(help="How many prompts judge the plan and have no part in the fit.", show_default="a quarter"),
     ] = None,
     front: Annotated[int, typer.Option(help="First blocks of the model that run at every step.", min=0)] = 0,
     picture: Annotated[
