@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+SPEED_PERIOD = 600.0  # seconds that the estimate of the remaining time looks back; a piece may take a minute
+
+
 class Bars:
     """Phases on a ``rich`` progress display, or nothing at all without a console."""
 
@@ -24,9 +27,15 @@ class Bars:
         if progress is None:
             yield lambda: None
             return
-        task = progress.add_task(name, total=total)
-        yield lambda: progress.advance(task)
-        progress.update(task, total=total or 1, completed=total or 1)
+        task, done = progress.add_task(name, total=total), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress.advance(task)
+
+        yield advance
+        progress.update(task, total=done or 1, completed=done or 1)  # a phase may end before its total
 
 
 @contextlib.contextmanager
@@ -35,13 +44,30 @@ def bars_on(console: Console | None) -> Iterator[Bars]:
     if console is None:
         yield Bars(None)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        """The estimate of the remaining time of a phase that is under way."""
+
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            seconds = None if task.finished else task.time_remaining
+            left = "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
+            return Text(left, style="progress.remaining")
 
     columns = (
-        TextColumn("{task.description:<26}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        TextColumn("{task.description:<26}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+        Left(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, refresh_per_second=4, speed_estimate_period=SPEED_PERIOD) as progress:
         yield Bars(progress)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from ..api import graphs
@@ -21,14 +20,17 @@ PRESETS = ("quality", "balanced", "fast", "ultra")
 
 @dataclass(frozen=True)
 class Result:
-    """One way to draw the prompts. ``cost`` is in full steps, ``psnr`` in dB for each prompt, ``seconds`` the median
-    of a draw. ``at_cost``: the PSNR is read off between two presets of other costs."""
+    """One way to draw the prompts. ``cost`` is in full steps, ``psnr`` in dB for each prompt, ``seconds`` those of the
+    fastest draw (other processes add to the others), ``bytes_held`` the most that snapshots took. ``at_cost``: the PSNR
+    is read off between two presets of other costs. ``problem`` says why a plan was not in force."""
 
     name: str
     cost: float
     psnr: tuple[float, ...]
     seconds: float | None = None
+    bytes_held: int = 0
     at_cost: bool = False
+    problem: str = ""
 
     @property
     def mean(self) -> float:
@@ -47,6 +49,8 @@ class Result:
             "worst_psnr": round(self.worst, 2),
             "psnr_of_each": [round(min(value, BEST_DB), 2) for value in self.psnr],
             "seconds": None if self.seconds is None else round(self.seconds, 4),
+            "bytes_held": self.bytes_held,
+            **({"problem": self.problem} if self.problem else {}),
         }
 
 
@@ -58,6 +62,11 @@ class Contest:
         self._steps = sum(part.conditions.steps for part in parts)
         self._references: list[Drawn] = []
 
+    @property
+    def most_draws(self) -> int:
+        """Draws for all that is compared below, with two presets."""
+        return 6 * len(self._prompts) + len(PRESETS) - 2
+
     def reference(self) -> Result:
         """Every step computed."""
         self._references = [self._artist.draw(prompt, enabled=False) for prompt in self._prompts]
@@ -66,17 +75,16 @@ class Contest:
     def plan(self, plan: Plan, name: str = "plan") -> Result:
         """Under ``plan``."""
         drawn = [self._artist.draw(prompt, plan=plan) for prompt in self._prompts]
-        not_applied = [one.plan for draw in drawn for one in draw.generations if "in force" not in one.plan]
-        cost = plan.cost if not not_applied else float("nan")
-        return self._result(name, drawn, cost)
+        problems = [one.plan for draw in drawn for one in draw.generations if "in force" not in one.plan]
+        return replace(self._result(name, drawn, plan.cost), problem=problems[0] if problems else "")
 
     def reused(self, plan: Plan) -> Result:
         """The steps of ``plan``, but what a region added at the last computed step is repeated."""
         return self.plan(Plan(tuple(map(_repeating, plan.parts))), "the same steps, reuse")
 
     def fewer_steps(self, count: int) -> Result:
-        """``count`` steps in the place of all."""
-        drawn = [self._artist.draw(prompt, steps=count) for prompt in self._prompts]
+        """``count`` steps in the place of all, every one computed."""
+        drawn = [self._artist.draw(prompt, steps=count, enabled=False) for prompt in self._prompts]
         return self._result("fewer steps", drawn, float(count))
 
     def presets(self, parts: Sequence[Part], cost: float) -> list[Result]:
@@ -92,7 +100,7 @@ class Contest:
 
     def _cost(self, drawn: Sequence[Drawn], parts: Sequence[Part]) -> float:
         """Mean blocks executed, in full steps; the guard's region skips what the plan's does, but for its front."""
-        [report] = [one for one in graphs()[-1:] if one.regions]
+        report = next(one for one in reversed(graphs()) if one.regions)
         skipped = [region.skipped for region in report.regions]
         return fmean(cost_of(one.generations, skipped, parts[0].blocks, self._steps) for one in drawn)
 
@@ -100,7 +108,8 @@ class Contest:
         truth = [one.pixels for one in self._references]
         full = data_range(truth)
         values = tuple(psnr(true, one.pixels, full) for true, one in zip(truth, drawn, strict=True))
-        return Result(name, cost, values, median(one.seconds for one in drawn))
+        held = max((one.bytes_held for draw in drawn for one in draw.generations), default=0)
+        return Result(name, cost, values, min(one.seconds for one in drawn), held)
 
 
 def _repeating(part: Part) -> Part:
@@ -138,7 +147,8 @@ def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result |
     seconds = None
     if below.seconds is not None and above.seconds is not None:
         seconds = below.seconds * (1 - share) + above.seconds * share
-    return Result(f"{name} ({below.name} to {above.name})", cost, values, seconds, at_cost=True)
+    held = max(below.bytes_held, above.bytes_held)
+    return Result(f"{name} ({below.name} to {above.name})", cost, values, seconds, held, at_cost=True)
 
 
 def nearest_presets(costs: Mapping[str, float], cost: float) -> list[str]:
@@ -148,6 +158,17 @@ def nearest_presets(costs: Mapping[str, float], cost: float) -> list[str]:
     return list(dict.fromkeys(name for name in (below, above) if name is not None))
 
 
-def is_better(plan: Result, other: Result) -> bool:
-    """Whether ``plan`` is better on average, and its worst picture is not worse."""
-    return not math.isnan(plan.cost) and plan.mean > other.mean and plan.worst >= other.worst
+def verdict(plan: Result, rivals: Sequence[Result]) -> tuple[bool, str]:
+    """Whether ``plan`` is recommended, and why: on average it must be better than each rival, and its worst picture not
+    worse. The first rival is the one that the reason of a recommended plan names."""
+    if plan.problem:
+        return False, f"the plan was not in force in runs of its own ({plan.problem})"
+    for one in rivals:
+        if plan.mean <= one.mean:
+            return False, f"{one.name} has {one.mean:.1f} dB on average, the plan {plan.mean:.1f} dB"
+        if plan.worst < one.worst:
+            return False, f"{one.name} has {one.worst:.1f} dB in the worst picture, the plan {plan.worst:.1f} dB"
+    first = rivals[0]
+    cost = f" at {first.cost:.1f} steps" if abs(plan.cost - first.cost) > 0.05 else ""
+    better, worst = plan.mean - first.mean, plan.worst - first.worst
+    return True, f"{better:.1f} dB better on average than {first.name}{cost}, {worst:.1f} dB in the worst picture"

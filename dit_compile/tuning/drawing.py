@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,7 +36,7 @@ class Drawn(NamedTuple):
 class Artist:
     """Draws by ``draw(prompt, seed)``, or ``draw(prompt, seed, steps=n)`` where it can be asked for a number of steps.
 
-    ``steps`` is that of all draws that ask for no other, ``on_draw`` is called after each.
+    ``steps`` is that of all draws that ask for no other.
     """
 
     def __init__(self, draw: Callable[..., Any], steps: int | None = None) -> None:
@@ -46,7 +47,16 @@ class Artist:
             raise TuneError("steps= is given, but draw() takes no argument steps: draw(prompt, seed, steps)")
         self._steps = steps
         self._count = 0
-        self.on_draw: Callable[[], None] = lambda: None
+        self._on_draw: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def counted(self, advance: Callable[[], None]) -> Iterator[None]:
+        """Calls ``advance`` after each draw of the body."""
+        self._on_draw = advance
+        try:
+            yield
+        finally:
+            self._on_draw = lambda: None
 
     def draw(self, prompt: Prompt, *, steps: int | None = None, **settings: Any) -> Drawn:
         """One draw in a session of its own with ``settings``."""
@@ -60,7 +70,7 @@ class Artist:
             start = time.perf_counter()
             result = self._draw(prompt.text, prompt.seed, **more)
             seconds = time.perf_counter() - start
-        self.on_draw()
+        self._on_draw()
         return Drawn(result, pixels_of(result), seconds, [one for one in stats() if one.session == name])
 
     def observed(self, prompt: Prompt, observer: Observer) -> Drawn:

@@ -16,7 +16,7 @@ from ..config import CacheConfig
 from ..plans import Cut, Part, Plan, UpdateRule
 from ..progress import Bars
 from ..version import VERSION
-from .contest import BEST_DB, Contest, at_equal_cost, is_better
+from .contest import BEST_DB, Contest, at_equal_cost, verdict
 from .drawing import Artist, Drawn, Prompt
 from .errors import TuneError
 from .fitting import Fit
@@ -63,7 +63,7 @@ class Tuner:
     def record(self) -> None:
         """Draws the prompts of the fit with every step computed. An interruption (Ctrl-C) ends it: the plan is made of
         what has been recorded, if two prompts have."""
-        with self._bars.phase("record", len(self._prompts)) as advance:
+        with self._bars.phase("draw, every step computed", len(self._prompts)) as advance:
             try:
                 for prompt in self._prompts:
                     self._record(prompt)
@@ -129,12 +129,12 @@ class Tuner:
         few = recordings[:: max(math.ceil(len(recordings) / MOST_TRIED), 1)]
         in_sequence = all(module.in_sequence for module in self.modules)
         if len(schedules) > 1 and in_sequence:
-            with self._bars.phase("choose", len(schedules) * self.steps * len(few)) as advance:
+            with self._bars.phase("choose steps", len(schedules) * self.steps * len(few)) as advance:
                 tried = [self._walk(schedule, few, advance)[1].score for schedule in schedules]
             schedules = [schedules[tried.index(max(tried))]]
         if not in_sequence:
             return [module.part(fit, {}) for module, fit in self._fits(schedules[0]).items()]
-        with self._bars.phase("fit", self.steps * len(recordings)) as advance:
+        with self._bars.phase("fit weights", self.steps * len(recordings)) as advance:
             fits, walked = self._walk(schedules[0], recordings, advance)
         return [module.part(fit, walked.differences[module.key]) for module, fit in fits.items()]
 
@@ -167,7 +167,7 @@ class Tuner:
         Raises:
             TuneError: no plan is as fast.
         """
-        with self._bars.phase("measure", 6) as advance:
+        with self._bars.phase("measure seconds", 6) as advance:
             full = self._seconds(advance, enabled=False)
             half = self.schedules(max(0.5 * self.steps, self._least()))[0]
             trial = Plan(tuple(module.part(fit, {}) for module, fit in self._fits(half).items()))
@@ -253,7 +253,7 @@ class Tuner:
         """The figures of the plan on prompts held out, beside presets, fewer steps and reuse at its cost."""
         contest = Contest(self._artist, self._held_out, parts)
         plan = Plan(tuple(parts))
-        with self._bars.phase("verify"):
+        with self._bars.phase("judge", contest.most_draws) as advance, self._artist.counted(advance):
             reference = contest.reference()
             mine = contest.plan(plan)
             reused = contest.reused(plan)
@@ -263,13 +263,16 @@ class Tuner:
                 others.insert(0, presets)
             if self._artist.takes_steps and len(self.modules) == 1:
                 others.append(contest.fewer_steps(max(round(plan.cost), 1)))
-        better = all(is_better(mine, other) for other in others)
+        recommended, note = verdict(mine, others)
+        if presets is None:
+            note += "; no preset is as cheap"
         return {
             "held_out": [[str(prompt.text), prompt.seed] for prompt in self._held_out],
             "uncached_seconds": reference.seconds,
             "plan": mine.as_dict(),
             "others": [one.as_dict() for one in others],
-            "recommended": better,
+            "recommended": recommended,
+            "note": note,
         }
 
     def made(self) -> dict[str, Any]:

@@ -4,12 +4,19 @@ from quality_grid import CHOOSING, HELD_OUT, PEERS, PROMPTS, SCREEN, first_round
 from quality_runs import EveryNth
 
 from dit_compile.demo.pipeline import generate, known_subjects, load_pipeline, wrap_transformer
+from dit_compile.demo.tuning import PROMPTS as TUNED
 
 
 def test_no_prompt_both_chose_and_reports():
     chose, reported = (set(PROMPTS[part]) for part in ("choosing", "held out"))
     assert len(chose) >= 12 and len(reported) >= 12 and not chose & reported
     assert {prompt.split(" on ")[0] for prompt in chose | reported} <= set(known_subjects())
+
+
+def test_the_demo_tunes_on_subjects_that_nothing_is_reported_for():
+    subjects = {prompt.split(" on ")[0] for prompt in TUNED}
+    assert len(TUNED) == len(subjects) == 16 and subjects <= set(known_subjects())
+    assert not subjects & {prompt.split(" on ")[0] for prompt in PROMPTS["held out"]}
 
 
 def test_names_tell_ways_apart():

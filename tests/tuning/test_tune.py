@@ -13,7 +13,7 @@ from dit_compile.config import CacheConfig
 from dit_compile.runtime.region import RegionCall
 from dit_compile.runtime.stats import GenerationStats, StepStats
 from dit_compile.tuning.api import split
-from dit_compile.tuning.contest import Result, at_equal_cost, cost_of, is_better
+from dit_compile.tuning.contest import Result, at_equal_cost, cost_of, verdict
 from dit_compile.tuning.drawing import Prompt
 from dit_compile.tuning.pictures import data_range, pixels_of, psnr
 
@@ -244,8 +244,8 @@ def test_figures_at_equal_cost():
     assert between.psnr == (50.0, 40.0) and (between.mean, between.worst) == (45.0, 40.0)
     assert at_equal_cost([cheap, dear], 30.0, "presets").psnr == dear.psnr
     assert at_equal_cost([dear], 10.0, "presets") is None, "nothing is as cheap"
-    assert is_better(Result("plan", 15.0, (51.0, 40.0)), between)
-    assert not is_better(Result("plan", 15.0, (60.0, 39.0)), between), "its worst picture is worse"
+    assert verdict(Result("plan", 15.0, (51.0, 40.0)), [between])[0]
+    assert not verdict(Result("plan", 15.0, (60.0, 39.0)), [between])[0], "its worst picture is worse"
 
 
 def test_cost_counts_blocks():
