@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..api import graphs
 from ..config import CacheConfig
 from ..plans import Cut, Part, Plan, UpdateRule
 from ..progress import Bars
@@ -94,6 +95,9 @@ class Tuner:
         recorder = Recorder(self._cut)
         drawn = self._artist.observed(prompt, recorder)
         if not recorder.recording.steps:
+            refusal = next((report.refusal for report in reversed(graphs()) if report.refusal is not None), None)
+            if refusal is not None:
+                raise TuneError(f"the model is not cached, so there is nothing to plan: {refusal}")
             raise TuneError(
                 "draw() has not called the model. Give tune the module that draw() calls, model=pipe.transformer, and "
                 "call it under torch.no_grad(), as pipelines do"

@@ -214,6 +214,20 @@ def test_draws_that_cannot_be_planned(name):
     assert pipe.model._compiled_call_impl is None
 
 
+def test_a_model_that_is_not_cached():
+    class Dropout(Model):
+        """Draws random numbers in every block."""
+
+        def make_block(self, index, width):
+            block = super().make_block(index, width)
+            block.norm = torch.nn.Sequential(block.norm, torch.nn.Dropout(0.1))
+            return block
+
+    pipe = Pipeline(model=build(Dropout).train())
+    with pytest.raises(TuneError, match="not cached, so there is nothing to plan: .*random numbers"):
+        tuned(pipe, cost=0.6)
+
+
 def test_prompts_that_are_held_out():
     prompts = [Prompt(text, i) for i, text in enumerate("abcdefghijklmnop")]
     fit, judges = split(prompts, None)
