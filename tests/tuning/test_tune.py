@@ -224,7 +224,7 @@ def test_a_model_that_is_not_cached():
             return block
 
     pipe = Pipeline(model=build(Dropout).train())
-    with pytest.raises(TuneError, match="not cached, so there is nothing to plan: .*random numbers"):
+    with pytest.raises(TuneError, match=r"not cached, so there is nothing to plan: .*random numbers"):
         tuned(pipe, cost=0.6)
 
 
