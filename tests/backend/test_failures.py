@@ -8,13 +8,13 @@ from torch._dynamo.exc import BackendCompilerFailed
 from toys import NoBlocks, Toy, build, compile_toy, latents, moved
 
 import dit_compile
-from dit_compile import backend
+from dit_compile import analysis, backend
 from dit_compile.forecast import FORECASTERS, Forecaster, register_forecaster
 from dit_compile.passes import lower
 
 T = torch.full((2,), 500.0)
 PASSES = (
-    "normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "analyse",
+    "normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "assemble", "analyse",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_an_unforeseen_error_in_a_graph_that_is_not_cached(monkeypatch, caplog):
 @torch.no_grad()
 @pytest.mark.parametrize("name", PASSES)
 def test_an_unforeseen_error_in_a_pass(name, monkeypatch, caplog):
-    monkeypatch.setattr(backend, name, broken)
+    monkeypatch.setattr(backend if name in ("lower", "assemble", "analyse", "build") else analysis, name, broken)
     model = build(Toy)
     torch.testing.assert_close(compile_toy(model)(latents(), T), model(latents(), T))
     [record] = errors(caplog)
@@ -54,7 +54,7 @@ def test_an_unforeseen_error_in_a_pass(name, monkeypatch, caplog):
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_strict_raises_it(how, monkeypatch):
-    monkeypatch.setattr(backend, "plan_region", broken)
+    monkeypatch.setattr(analysis, "plan_region", broken)
     if how == "environment":
         monkeypatch.setenv("DIT_CACHE_STRICT", "1")
     with pytest.raises(BackendCompilerFailed, match="some node"):
@@ -93,7 +93,7 @@ def test_plain_is_plain(reason, given, monkeypatch):
     if reason == "switched off":
         monkeypatch.setenv("DIT_CACHE_ENABLED", "0")
     if reason == "error":
-        monkeypatch.setattr(backend, "plan_region", broken)
+        monkeypatch.setattr(analysis, "plan_region", broken)
     model = build(NoBlocks if reason == "refused" else Toy)
     with torch.set_grad_enabled(reason == "gradients"):
         torch.compile(model, backend="dit_cache", **given)(latents(), T)

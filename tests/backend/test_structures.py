@@ -98,7 +98,7 @@ def test_names_as_keys_are_found(monkeypatch):
 
 def test_writes_that_are_not_seen_are_found(monkeypatch):
     """Fault 2 put back: an operator of the user's writes into the stream of the block before."""
-    monkeypatch.setattr("dit_compile.backend.effects_of", lambda piece, name: effects.Effects())
+    monkeypatch.setattr("dit_compile.analysis.effects_of", lambda piece, name: effects.Effects())
     assert fault_is_found(["op_stream"])
 
 
