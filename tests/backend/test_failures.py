@@ -14,7 +14,8 @@ from dit_compile.passes import lower
 
 T = torch.full((2,), 500.0)
 PASSES = (
-    "normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "assemble", "analyse",
+    "normalize", "find_blocks", "plan_region", "insert_guard", "find_batch_rows", "effects_of", "lower", "assemble",
+    "analyse",
 )  # fmt: skip
 
 
