@@ -105,9 +105,9 @@ def fits() -> list[Row]:
 
 CASES: dict[str, Callable[[], list[Row]]] = {
     "prompts and seeds": prompts,
-    "the fit": fits,
     "guidance": guidance,
-    "resolution": resolutions,
     "numbers": numbers,
     "steps": steps,
+    "resolution": resolutions,
+    "the fit": fits,
 }

@@ -45,12 +45,12 @@ that file lacks.
 
 TITLES = {
     "prompts and seeds": "**Other prompts and seeds.** One plan, other pictures:",
-    "the fit": "**How the plan is made.** One thing changed at a time:",
     "guidance": "**Other guidance.** The run refuses the plan: *{refused}*.",
     "resolution": "**Other resolutions.** The run refuses the plan: *{refused}*.",
     "numbers": "**Other numbers.** bfloat16 weights and latents, and int8 weights with activations that are quantised "
     "dynamically (torchao); each is compared with its own uncached pictures. The run refuses the plan: *{refused}*.",
     "steps": "**Other numbers of steps.** At 50 steps the plan for 28 is refused: *{refused}*. To tune anew costs:",
+    "the fit": "**How the plan is made.** One thing changed at a time:",
 }
 
 

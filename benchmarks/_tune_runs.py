@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from _tune_grid import JUDGES, TUNED_ON, Setup
-from torch import Tensor
 
 import dit_compile
 from dit_compile.backend import read_options
 from dit_compile.config import resolve
 from dit_compile.demo import codec
-from dit_compile.demo.pipeline import FluxPipeline, load_pipeline
+from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline
+from dit_compile.demo.result import Pictures
 from dit_compile.plans import Cut, Plan
 from dit_compile.progress import Bars
 from dit_compile.tuning.api import split
@@ -42,20 +42,12 @@ class Rig:
         self.artist = Artist(self.draw)
         self._contest: Contest | None = None
 
-    def draw(self, prompt: str, seed: int, steps: int | None = None) -> Tensor:
-        """Packed latents, which are the pixels in another order, float32 in [-1, 1]."""
+    def draw(self, prompt: str, seed: int, steps: int | None = None) -> Pictures:
+        """Float pictures in [-1, 1]."""
         self.draws += 1
-        dtype, tokens = self.pipe.transformer.dtype, (self.setup.size // codec.PATCH) ** 2
-        noise = torch.randn(1, tokens, codec.IMAGE_CHANNELS, generator=torch.Generator().manual_seed(seed))
-        embeds, pooled = (one.to(dtype) for one in codec.encode_prompts([prompt]))
-        empty, empty_pooled = (one.to(dtype) for one in codec.encode_prompts([""]))
-        side = self.setup.size * codec.PIPELINE_SIZE // codec.PICTURE_SIZE
-        drawn: Tensor = self.pipe(
-            prompt_embeds=embeds, pooled_prompt_embeds=pooled, negative_prompt_embeds=empty,
-            negative_pooled_prompt_embeds=empty_pooled, true_cfg_scale=self.setup.guidance, height=side, width=side,
-            num_inference_steps=steps or self.setup.steps, latents=noise.to(dtype), output_type="latent",
-        ).images  # fmt: skip
-        return drawn.float().clamp(-1, 1)
+        config = codec.CodecConfig(picture_size=self.setup.size)
+        steps = self.setup.steps if steps is None else steps
+        return codec.decode_float(generate(self.pipe, [prompt], [seed], steps, self.setup.guidance, config=config))
 
     def tuner(self, prompts: Sequence[Prompt] = FITTED, snapshots: int = 4) -> Tuner:
         """A tuner with its recordings: what ``tune`` does before it looks at the budget."""

@@ -16,6 +16,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from _tune_grid import COSTS, Setup
 from _tune_page import PAGE, PLOT, with_section
 from _tune_plot import save_plot
 from _tune_runs import Rig, plan_for
-from quality_grid import HELD_OUT
+from quality_grid import HELD_OUT, Scene
 from rich.console import Console
 
 from dit_compile.tuning.contest import Result
@@ -65,9 +66,9 @@ def figures(result: Result) -> dict[str, Any]:
     }
 
 
-def draw_scenes(results: Results, console: Console) -> None:
-    """Plans of all costs, each scene of docs/quality.md."""
-    for scene in HELD_OUT:
+def draw_scenes(results: Results, console: Console, scenes: Sequence[Scene]) -> None:
+    """Plans of all costs."""
+    for scene in scenes:
         rows = results.data["scenes"].setdefault(scene.name, [])
         todo = [cost for cost in COSTS[scene.steps] if cost not in [row["asked"] for row in rows]]
         if not todo:
@@ -95,6 +96,7 @@ def main(
     out: Annotated[Path, typer.Option(help="results, read and completed")] = RESULTS,
     fresh: Annotated[bool, typer.Option(help="draw everything again")] = False,
     scenes: Annotated[bool, typer.Option(help="draw plans of all costs")] = True,
+    steps: Annotated[int | None, typer.Option(help="of these scenes only those of so many steps")] = None,
     carried: Annotated[bool, typer.Option(help="use plans for what they were not made for")] = True,
     page: Annotated[bool, typer.Option(help="write the section of docs/tune.md and its picture")] = True,
 ) -> None:
@@ -106,7 +108,7 @@ def main(
     console = Console()
     results = Results(out, fresh=fresh)
     if scenes:
-        draw_scenes(results, console)
+        draw_scenes(results, console, [scene for scene in HELD_OUT if steps in (None, scene.steps)])
     if carried:
         carry_over(results, console)
     results.save()
