@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from _tune_grid import CARRIED, JUDGES, TUNED_ON
 from quality_grid import FEWER, HELD_OUT, PEER, Scene
 from quality_page import DOCS, chosen, points, table
 from quality_sums import Point, at_cost
@@ -39,8 +40,8 @@ guard decides then). What refused plans would have given was measured with their
 {share:.0%} of the blocks; {judges} prompts judge.
 
 {carried}
-torch {torch}, diffusers {diffusers}, {device}. [All figures](../benchmarks/results/tune.json). `{command}` draws what
-that file lacks.
+torch {torch}, diffusers {diffusers}, {device}. [All figures](../benchmarks/results/tune.json). `python
+benchmarks/tune.py` draws what that file lacks.
 """
 
 TITLES = {
@@ -137,14 +138,12 @@ def carried(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def section(data: Mapping[str, Any]) -> str:
     """The section with its markers."""
-    from _tune_grid import CARRIED, JUDGES, TUNED_ON
-
     scenes = data["scenes"]
     header = ["steps / guidance", "cost", "plan", "presets", "cache-dit", "fewer steps"]
     text = TEXT.format(
         tuned=len(TUNED_ON), judges=len(JUDGES), share=CARRIED, cache_dit=quality()["cache_dit"], plot=PLOT.name,
         rows=table(header, scene_rows(scenes)), summary=summary(scenes), carried=carried(data["carried"]),
-        **{name: data[name] for name in ("torch", "diffusers", "device", "command")},
+        **{name: data[name] for name in ("torch", "diffusers", "device")},
     )  # fmt: skip
     return f"{BEGIN}\n\n{text}\n{END}\n"
 

@@ -46,12 +46,12 @@ def words(spec, prompt):
 class Sampler:
     """Draws with ``experts``, the first of which has the steps before ``switch``.
 
-    Guidance is ``calls`` (two per step), ``halves`` (one call with both prompts) or ``none``. Final latents are the
-    picture. ``length(prompt)``: tokens of it that the model gets.
+    Guidance is ``calls`` (two per step), ``halves`` (one call with both prompts) or ``none``. A picture is tanh of
+    the final latents.
     """
 
-    def __init__(self, spec, solver="Euler", guidance="calls", experts=1, switch=1 << 20, length=None):
-        self.spec, self.solver, self.guidance, self.switch, self.length = spec, solver, guidance, switch, length
+    def __init__(self, spec, solver="Euler", guidance="calls", experts=1, switch=1 << 20):
+        self.spec, self.solver, self.guidance, self.switch = spec, solver, guidance, switch
         self.transformer = spec.build(seed=1)
         if experts == 2:
             self.transformer_2 = spec.build(seed=2)
@@ -59,15 +59,6 @@ class Sampler:
     @property
     def components(self):
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
-
-    def _inputs(self, prompt):
-        found = words(self.spec, prompt)
-        if self.length is not None:
-            count = self.length(prompt)
-            found["encoder_hidden_states"] = found["encoder_hidden_states"][:, :count]
-            if "txt_ids" in found:
-                found["txt_ids"] = found["txt_ids"][:count]
-        return found
 
     def _velocity(self, number, x, t, sides):
         model = self.transformer if number < self.switch else self.transformer_2
@@ -90,42 +81,40 @@ class Sampler:
         generator = torch.Generator().manual_seed(seed)
         scheduler = SOLVERS[self.solver]()
         scheduler.set_timesteps(steps)
-        sides = [self._inputs(text) for text in ((prompt,) if self.guidance == "none" else (prompt, ""))]
+        sides = [words(self.spec, text) for text in ((prompt,) if self.guidance == "none" else (prompt, ""))]
         x = torch.randn(sides[0]["hidden_states"].shape, generator=generator)
         more = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
         for number, t in enumerate(scheduler.timesteps):
             x = scheduler.step(self._velocity(number, x, t, sides), t, x, **more, return_dict=False)[0]
-        return x
+        return x.tanh()
 
 
 def tuned(sampler, model=None, **budget):
     model = sampler.transformer if model is None else model
-    return dit_compile.tune(sampler, PROMPTS, model=model, inner="eager", **budget or {"cost": 0.6})
+    return dit_compile.tune(sampler, PROMPTS, model=model, inner="eager", **{"cost": 0.6} | budget)
 
 
-def check(sampler, plan, *, in_sequence=True):
-    """The plan is better than repeating what was computed, and a process that compiles anew gets its pictures."""
+def check(sampler, plan, *, in_sequence=True, **settings):
+    """The plan is better than repeating what was computed, and a model that is compiled anew draws its pictures."""
     assert plan.made["in_sequence"] == [in_sequence] * len(plan.parts)
     drawn = {one["name"]: one for one in [plan.figures["plan"], *plan.figures["others"]]}
     assert drawn["plan"]["cost"] == pytest.approx(plan.cost) and plan.cost <= 0.6 * plan.steps
-    assert drawn["plan"]["psnr"] > drawn["the same steps, reuse"]["psnr"]
+    if in_sequence:  # what is fitted to residuals alone may be no better, which verification tells the user
+        assert drawn["plan"]["psnr"] > drawn["the same steps, reuse"]["psnr"]
     torch.compiler.reset()
     models = [module for name, module in sorted(sampler.components.items())]
     for module in models:
-        dit_compile.compile(module, inner="eager", plan=plan)
+        dit_compile.compile(module, inner="eager", plan=plan, **settings)
     [prompt, seed] = plan.figures["held_out"][0]
-    with dit_compile.session("warm"):
-        sampler(prompt, seed)
+    sampler(prompt, seed)  # the first call may run uncompiled
     with dit_compile.session("off", enabled=False):
         wanted = sampler(prompt, seed)
     with dit_compile.session("run"):
         got = sampler(prompt, seed)
-    ran = [one for one in dit_compile.stats() if one.session == "run"]
-    assert len(ran) == len(plan.parts)
-    assert all("in force" in one.plan for one in ran), [one.plan for one in ran]
-    level = 255.0 if wanted.max() > 2.5 else 2.0
-    db = 10 * torch.log10(level**2 / (wanted - got).double().square().mean())
-    assert db.item() == pytest.approx(drawn["plan"]["psnr_of_each"][0], abs=20 if level == 2.0 else 6.1)
+    for module in models:
+        assert "in force" in dit_compile.stats(module)[-1].plan
+    db = 10 * torch.log10(4 / (wanted - got).double().square().mean())
+    assert db.item() == pytest.approx(drawn["plan"]["psnr_of_each"][0], abs=0.1)
 
 
 @pytest.mark.parametrize("solver", [pytest.param(name, marks=() if name == "DPM++ 2M" else SLOW) for name in LINEAR])
@@ -150,9 +139,9 @@ def test_guidance_in_two_calls_and_in_one(guidance, solver):
 def test_noise_of_the_solver_leads_to_a_fit_of_residuals(caplog):
     sampler = Sampler(few_blocks("FluxTransformer2DModel"), "with noise")
     with caplog.at_level(logging.WARNING):
-        plan = tuned(sampler)
+        plan = tuned(sampler, num_steps=STEPS)
     assert "cannot be read off the latents" in caplog.text
-    check(sampler, plan, in_sequence=False)
+    check(sampler, plan, in_sequence=False, num_steps=STEPS)
 
 
 @SLOW
@@ -164,13 +153,7 @@ def test_two_experts():
 
 
 @SLOW
-def test_prompts_of_several_lengths():
-    sampler = Sampler(few_blocks("FluxTransformer2DModel"), length=lambda prompt: 8 - len(prompt) % 3)
-    check(sampler, tuned(sampler))
-
-
-@SLOW
-def test_latents_of_two_sizes_are_no_prompts_of_one_plan():
+def test_draws_of_other_numbers_of_steps_are_refused():
     small = Sampler(few_blocks("WanTransformer3DModel"), guidance="none")
 
     def draw(prompt, seed):
@@ -181,8 +164,8 @@ def test_latents_of_two_sizes_are_no_prompts_of_one_plan():
 
 
 @SLOW
-@pytest.mark.parametrize("budget", [{"psnr": 60.0}, {"cost": 0.5, "front": 1, "snapshots": 2}])
-def test_other_budgets_and_cuts(budget):
+def test_a_front_block_that_runs():
     sampler = Sampler(registered("SD3Transformer2DModel"))
-    plan = tuned(sampler, **budget)
-    assert plan.figures["plan"]["psnr"] > 55 if "psnr" in budget else plan.cost <= 5.001
+    plan = tuned(sampler, front=1, snapshots=2)
+    check(sampler, plan)
+    assert plan.parts[0].cut.front == 1 and plan.parts[0].snapshots <= 2
