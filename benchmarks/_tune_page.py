@@ -13,7 +13,7 @@ from quality_grid import FEWER, HELD_OUT, PEER, Scene
 from quality_page import DOCS, chosen, points, table
 from quality_sums import Point, at_cost
 
-PAGE, PLOT = DOCS / "tune.md", DOCS / "images" / "tune.png"
+PAGE, PLOT = DOCS / "tune.md", DOCS / "images" / "tune_costs.png"
 BEGIN = "<!-- Written by `python benchmarks/tune.py` from benchmarks/results/tune.json; change those instead. -->"
 END = "<!-- End of what benchmarks/tune.py wrote. -->"
 PRESETS = "presets"

@@ -1,4 +1,4 @@
-"""docs/images/tune.png: cost against PSNR of plans, presets, cache-dit and fewer steps, a panel for each scene."""
+"""docs/images/tune_costs.png: cost against PSNR of plans, presets, cache-dit and fewer steps, one panel a scene."""
 
 from __future__ import annotations
 

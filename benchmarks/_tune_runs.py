@@ -82,8 +82,8 @@ class Rig:
 
     def why_not(self, plan: Plan) -> str:
         """Why ``plan`` is not applied here; empty where it is."""
-        [generation] = self.artist.draw(JUDGES[0], plan=plan).generations
-        return "" if "in force" in generation.plan else generation.plan.partition("not applied: ")[2]
+        plans = [one.plan for one in self.artist.draw(JUDGES[0], plan=plan).generations]
+        return next((said.partition("not applied: ")[2] for said in plans if "in force" not in said), "")
 
     @contextmanager
     def effort(self) -> Iterator[dict[str, float]]:
