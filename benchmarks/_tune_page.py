@@ -110,7 +110,7 @@ def summary(scenes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         lines.append(
             f"Above {'our presets' if family == PRESETS else family} at equal cost: {min(mean):+.1f} to "
             f"{max(mean):+.1f} dB on average over the prompts, {min(worst):+.1f} to {max(worst):+.1f} dB for the worst "
-            f"picture ({len(mean)} comparisons)."
+            f"picture, which is worse in {sum(one < 0 for one in worst)} of {len(worst)} comparisons."
         )
     return "\n".join(lines)
 
