@@ -16,6 +16,7 @@ from .recording import ModuleFacts, Recording, Step
 from .solver import update_rules
 from .steps import LOOK_BACK, Schedules, best_weights, schedules
 
+FEWEST_STEPS = LOOK_BACK + 2  # that leave something to plan
 RULES_KEPT = 2  # of the first steps, for a run to be compared with,
 EXACT = 0.01  # if their error is below this
 SENSES = ((0.0, False), (1.0, False), (4.0, False), (4.0, True))
@@ -37,8 +38,6 @@ class Module:
         last = numbers[-1] == len(rules)
         self.in_sequence = all(rule is not None for rule in rules)
         self._can_learn = [self.in_sequence and not (last and i == numbers[-1]) for i in numbers]
-        if self.steps < LOOK_BACK + 2:
-            raise TuneError(f"{name} runs {self.steps} steps, which leaves nothing to plan: at least 5 are needed")
 
     @property
     def steps(self) -> int:
@@ -84,6 +83,8 @@ class Module:
         An error of an early step may grow on the way to the picture, which inner products do not tell. Times relative
         to the largest stand for the noise: errors at time t count (1 + a t^4)-fold.
         """
+        if self.steps < FEWEST_STEPS:  # an expert that runs a few steps only computes them all
+            return [Schedules({self.steps: tuple(range(self.steps))}, {self.steps: 0.0})] * len(SENSES)
         gram, scales = self.gram
         branches, times = self.facts.branches, self.facts.times
         forced = [step for step in range(1, self.steps) if branches[step] > branches[step - 1]]
@@ -160,7 +161,12 @@ def modules_of(
     rules = update_rules(recordings)
     named = [names[min(number, len(names) - 1)] for number in range(len(first.modules))]
     pairs = zip(first.modules, named, strict=True)
-    return [Module(key, name, cut, recordings, rules) for key, name in pairs], rules
+    modules = [Module(key, name, cut, recordings, rules) for key, name in pairs]
+    if all(module.steps < FEWEST_STEPS for module in modules):
+        raise TuneError(
+            f"the model runs {modules[0].steps} steps, which leaves nothing to plan: at least {FEWEST_STEPS} are needed"
+        )
+    return modules, rules
 
 
 def _inner(vectors: Sequence[Tensor]) -> Tensor:
