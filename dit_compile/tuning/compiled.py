@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..entry.compile import compile, transformers_of
+from ..entry.regions import unmark
 from ..entry.target import Target
 
 
@@ -27,3 +28,5 @@ def compiled_for_tuning(model: Any, settings: Mapping[str, Any]) -> Iterator[Non
     finally:
         for transformer, known in zip(transformers, before, strict=True):
             transformer._compiled_call_impl = known
+            if not isinstance(known, Target):
+                unmark(transformer)

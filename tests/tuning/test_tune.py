@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from guided_toy import Model, Pipeline
-from toys import build, latents
+from toys import Block, build, latents
 
 import dit_compile
 from dit_compile import TuneError
@@ -49,6 +49,7 @@ def test_a_plan_beats_reuse_on_prompts_that_it_has_not_seen(settings):
     assert plan.figures["plan"]["psnr"] > reused["psnr"]
     assert max(mine) < 0.05
     assert pipe.model._compiled_call_impl is None, "the model is as it was"
+    assert {type(block) for block in pipe.model.blocks} == {Block}
 
 
 def test_a_model_that_was_compiled_keeps_its_code_and_its_settings():
