@@ -23,7 +23,7 @@ from .cuda_graphs import GraphedCode
 from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
 from .inputs import Call
-from .observer import ObservedCall, observing
+from .observer import ObservedCall, Observer, observing
 from .planned import PlannedRun, found_in, mismatch, release
 from .region import CallFacts, GraphInfo
 from .session import Session, SessionInUse, current_session
@@ -64,6 +64,7 @@ class CachedGraph:
         self.number = next(_numbers)
         self._code = code
         self._frame = code.frame if code.frame is not None else -1 - self.number
+        self._guarded = code.cuts[0]
         self._infos = {cut: _info(cut, self._frame) for cut in code.cuts}
         self._warned = self._timeless = False
         self._places = code.places
@@ -91,8 +92,9 @@ class CachedGraph:
                 "give each request a name of its own, with dit_compile.session(name)"
             )
         try:
-            step, cut = self._begin(args, state, owner, session)
-            if (observer := observing.get()) is not None:
+            observer = observing.get()
+            step, cut = self._begin(args, state, owner, session, observer)
+            if observer is not None:
                 return observer.call(self._observed(step, cut, owner, args))
             if cut.graphed is None:
                 results = cut.forward(step, *args)
@@ -154,7 +156,7 @@ class CachedGraph:
         return known
 
     def _begin(
-        self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session
+        self, args: Sequence[Any], state: ModuleState, owner: Owner, session: Session, observer: Observer | None
     ) -> tuple[CallStep, CutCode]:
         """Places the call in time and drops what is of no use from there on; says which cut of the graph runs."""
         _, config, policy, forecaster = self.settings(session)
@@ -192,9 +194,13 @@ class CachedGraph:
         if config.batch_decision != "one" and not self._warned:
             self._warn_undivided(config)
         numbers = tuple([float(args[i]) for i in places.numbers])
-        planned, cut = self._plan_in_force(state, config, position, call, outbox)
-        if planned is not None:
-            policy, lags, never_waits = planned.policy, False, False
+        planned, cut = state.planned, self._guarded
+        if observer is not None:
+            planned, cut = None, self._cut_for(observer.cut) or cut
+        elif planned is not None:
+            planned, cut = self._plan_in_force(planned, state, config, position, call, outbox)
+            if planned is not None:
+                policy, lags, never_waits = planned.policy, False, False
         facts = CallFacts(
             self._infos[cut], state, position.branch, config, policy, forecaster, call, numbers, outbox, planned, lags,
             never_waits,
@@ -202,14 +208,10 @@ class CachedGraph:
         return CallStep(facts), cut
 
     def _plan_in_force(
-        self, state: ModuleState, config: CacheConfig, position: Position, call: Call, outbox: Outbox
-    ) -> tuple[PlannedRun | None, CutCode]:
-        """The plan that this call goes by, if there is one, and the cut that runs."""
-        planned, observer = state.planned, observing.get()
-        if observer is not None:
-            return None, self._cut_for(observer.cut) or self._code.cuts[0]
-        if planned is None:
-            return None, self._code.cuts[0]
+        self, planned: PlannedRun, state: ModuleState, config: CacheConfig, position: Position, call: Call,
+        outbox: Outbox,
+    ) -> tuple[PlannedRun | None, CutCode]:  # fmt: skip
+        """The plan, if this call goes by it, and the cut that runs."""
         try:
             planned.begin_call(state.clock.step, position.branch, state.clock.times.values, call, outbox)
         except Exception as error:  # nothing that a plan does may cost the user the picture
@@ -221,7 +223,7 @@ class CachedGraph:
         if cut is None or self._code.structure != planned.part.conditions.structure:
             planned.end_with("a call is served by another graph of the model")  # another prompt length, for example
         if cut is None or planned.ended is not None or config.plan is None or not config.enabled:
-            return None, self._code.cuts[0]
+            return None, self._guarded
         return planned, cut
 
     def _begin_generation(
