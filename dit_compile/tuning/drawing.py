@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from ..runtime.observer import Observer, observing
 from ..runtime.stats import GenerationStats
 from .errors import TuneError
 from .pictures import pixels_of
+
+_draws = itertools.count(1)  # of this process: each has a session of its own
 
 
 class Prompt(NamedTuple):
@@ -46,7 +49,6 @@ class Artist:
         if steps is not None and not self.takes_steps:
             raise TuneError("steps= is given, but draw() takes no argument steps: draw(prompt, seed, steps)")
         self._steps = steps
-        self._count = 0
         self._on_draw: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -60,8 +62,7 @@ class Artist:
 
     def draw(self, prompt: Prompt, *, steps: int | None = None, **settings: Any) -> Drawn:
         """One draw in a session of its own with ``settings``."""
-        self._count += 1
-        name = f"tune {self._count}"
+        name = f"tune {next(_draws)}"
         wanted = self._steps if steps is None else steps
         more = {} if wanted is None else {"steps": wanted}
         one = session(name, **settings)
