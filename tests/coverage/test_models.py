@@ -24,7 +24,7 @@ FAST = (
     "NucleusMoEImageTransformer2DModel (experts)", "QwenImageTransformer2DModel", "SD3Transformer2DModel",
     "WanTransformer3DModel",
 )  # fmt: skip
-FAST_ENTRY = ("FluxTransformer2DModel", "HunyuanVideoFramepackTransformer3DModel", "LatteTransformer3DModel")
+FAST_ENTRY = ("FluxTransformer2DModel", "LatteTransformer3DModel")
 THROUGH_INDUCTOR = (
     "AuraFlowTransformer2DModel", "FluxTransformer2DModel", "LTXVideoTransformer3DModel", "PixArtTransformer2DModel",
     "SD3Transformer2DModel", "WanTransformer3DModel",

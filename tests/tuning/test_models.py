@@ -117,7 +117,8 @@ def check(sampler, plan, *, in_sequence=True, **settings):
     assert db.item() == pytest.approx(drawn["plan"]["psnr_of_each"][0], abs=0.1)
 
 
-@pytest.mark.parametrize("solver", [pytest.param(name, marks=() if name == "DPM++ 2M" else SLOW) for name in LINEAR])
+@SLOW
+@pytest.mark.parametrize("solver", LINEAR)
 def test_solvers_whose_updates_are_linear(solver):
     sampler = Sampler(few_blocks("WanTransformer3DModel"), solver, guidance="none")
     check(sampler, tuned(sampler))
