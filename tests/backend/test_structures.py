@@ -54,12 +54,12 @@ def check_structures(examples, *, in_place):
     check()
 
 
-@examples(fast=40, slow=200)
+@examples(fast=40, slow=120)
 def test_every_step_is_right(examples):
     check_structures(examples, in_place=False)
 
 
-@examples(fast=15, slow=100)
+@examples(fast=15, slow=60)
 def test_every_step_is_right_in_place(examples):
     check_structures(examples, in_place=True)
 
