@@ -162,12 +162,13 @@ def main(
             f"{out} holds a run that was stopped: add --resume, or choose another", param_hint="--out"
         )
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it: for the optimizer's matrices
     torch.manual_seed(seed)
     run = LARGE if scenes else SMALL
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where, on_gpu = torch.device(device), device != "cpu"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")  # TF32, for the optimizer's matrices
     data: PictureData
     if scenes:
         data = SceneData(emoji_dir, read_subjects(subjects), seed, where)
