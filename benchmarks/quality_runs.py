@@ -9,7 +9,7 @@ import torch
 from quality_grid import CHOOSING, FEWER, WHOLE, Scene, Way
 from quality_model import Model
 from quality_sums import costs_in_steps, figures
-from quality_tables import mag_ratios, sensitivities
+from quality_tables import Around, mag_ratios, sensitivities
 from skimage.metrics import structural_similarity
 from torch import nn
 
@@ -40,20 +40,14 @@ def compare(reference: Pictures, drawn: Drawn) -> dict[str, float]:
     return figures(drawn.costs, psnr(reference, drawn.pictures), ssim)
 
 
-class EveryNth(nn.Module):
+class EveryNth(Around):
     """Runs ``model`` at every n-th step and repeats its output in between."""
 
     def __init__(self, model: nn.Module, every: int, branches: int) -> None:
-        super().__init__()
-        self.model, self.every, self.branches = model, every, branches
+        super().__init__(model)
+        self.every, self.branches = every, branches
         self.calls = self.computed = 0
         self.kept: dict[int, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)  # config, dtype, cache_context: the pipeline asks
 
     def forward(self, **inputs: Any) -> Any:
         step, branch = divmod(self.calls, self.branches)

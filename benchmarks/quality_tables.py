@@ -14,19 +14,26 @@ Draw = Callable[[nn.Module], object]
 """Draws pictures with a transformer, in the place of the one that is measured."""
 
 
-class Recording(nn.Module):
-    """Runs ``model`` and keeps the inputs of every call."""
+class Around(nn.Module):
+    """Stands in a pipeline where ``model`` was."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.calls: list[dict[str, Any]] = []
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)  # config, dtype, cache_context: the pipeline asks
+
+
+class Recording(Around):
+    """Runs ``model`` and keeps the inputs of every call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.calls: list[dict[str, Any]] = []
 
     def forward(self, **inputs: Any) -> Any:
         self.calls.append(inputs)

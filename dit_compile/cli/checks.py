@@ -1,12 +1,14 @@
-"""What the commands share: checks of options before the long work, and how an error is reported."""
+"""What the commands share: checks of options before the long work, how an error is reported, and files of figures."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -89,6 +91,13 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
+
+
+def write_figures(path: Path, data: Mapping[str, Any], console: Console) -> None:
+    """Writes ``data`` and the command under way as JSON, and says so."""
+    command = " ".join(["dit-compile", *sys.argv[1:]])
+    path.write_text(json.dumps({"command": command, **data}, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    console.print(f"figures  {escape(str(path))}", highlight=False)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +24,7 @@ from .checks import (
     did_you_mean,
     fail,
     quiet_libraries,
+    write_figures,
 )  # fmt: skip
 
 
@@ -118,9 +117,7 @@ def demo_command(
     save_picture(result, out)
     console.print(f"picture  {escape(str(out))}", highlight=False)
     if json_path is not None:
-        data = {"command": " ".join(["dit-compile", *sys.argv[1:]]), **result.as_data()}
-        json_path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        console.print(f"figures  {escape(str(json_path))}", highlight=False)
+        write_figures(json_path, result.as_data(), console)
     console.print()
 
     import dit_compile

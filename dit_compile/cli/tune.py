@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +22,7 @@ from .checks import (
     checked_device,
     fail,
     quiet_libraries,
+    write_figures,
 )  # fmt: skip
 from .plan import loaded, write_picture
 from .prompts import read_prompts
@@ -130,12 +129,8 @@ def tune_command(
     if picture is not None:
         write_picture(plan, picture, console)
     if json_path is not None:
-        data = {
-            "command": " ".join(["dit-compile", *sys.argv[1:]]), "plan": str(out), "digest": plan.digest(),
-            "request": plan.request, "made": plan.made, "figures": plan.figures,
-        }  # fmt: skip
-        json_path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        console.print(f"figures  {escape(str(json_path))}", highlight=False)
+        facts = {"request": plan.request, "made": plan.made, "figures": plan.figures}
+        write_figures(json_path, {"plan": str(out), "digest": plan.digest(), **facts}, console)
 
 
 def _budget(demo: bool, **budgets: float | None) -> dict[str, float]:

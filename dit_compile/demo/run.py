@@ -19,11 +19,11 @@ from dit_compile.demo import codec
 from dit_compile.demo.pipeline import FluxPipeline, generate, load_pipeline, require_demo_dependencies
 from dit_compile.demo.result import Compile, DemoResult, Drawing, Pictures, Reuse, Settings, psnr
 from dit_compile.progress import Bars, bars_on
+from dit_compile.runtime.stats import GenerationStats, share_run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dit_compile.runtime.stats import GenerationStats
 
 ROUNDS = 5  # how often the batch of pictures is drawn and timed
 DEFAULT_PROMPTS = ("fox", "panda on pink", "alarm clock on green", "earth on black", "hamburger")
@@ -167,8 +167,7 @@ def count_reuse(generation: GenerationStats, skipped: Sequence[int], blocks: int
     records = generation.steps
     reused = [record.region for record in records if record.action == "reuse"]
     deciders = len({(record.branch, record.region, record.rows) for record in records})
-    saved = sum(skipped[region] for region in reused) / blocks * len(skipped)
-    return len(reused) / deciders, (len(records) - saved) / deciders
+    return len(reused) / deciders, len(records) / deciders * share_run(records, skipped, blocks)
 
 
 def _device_name(device: str) -> str:

@@ -94,8 +94,7 @@ def _made(made: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         return ""
     prompts = len(made.get("prompts", ()))
     words = [str(made.get("date", "")).replace("T", " ").partition("+")[0]]
-    words += [f"dit_compile {made[name]}" for name in ("dit_compile",) if name in made]
-    words += [f"torch {made[name]}" for name in ("torch",) if name in made]
+    words += [f"{name} {made[name]}" for name in ("dit_compile", "torch") if name in made]
     words += [f"fitted on {_count(prompts, 'prompt')}"] if prompts else []
     words += [f"judged on {len(figures['held_out'])} others"] if "held_out" in figures else []
     if not all(made.get("in_sequence", ())):

@@ -27,7 +27,7 @@ class UpdateRule(NamedTuple):
     coefficients: tuple[float, ...]
     error: float
 
-    def of(self, source: int, lag: int = 0) -> float:
-        """The coefficient of an output."""
+    def of(self, source: int) -> float:
+        """The coefficient of an output of this step."""
         found = dict(zip(self.terms, self.coefficients, strict=True))
-        return found.get(Term(lag, source), 0.0)
+        return found.get(Term(0, source), 0.0)

@@ -9,7 +9,6 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..config import CacheConfig, ConfigError, resolve
@@ -24,7 +23,7 @@ from .diffusers_hook import announced
 from .earlier_frame import forget_inputs, inputs_of_call
 from .inputs import Call
 from .observer import ObservedCall, Observer, observing
-from .planned import PlannedRun, found_in, mismatch, release
+from .planned import PlannedRun, found_in, mismatch
 from .region import CallFacts, GraphInfo
 from .session import Session, SessionInUse, current_session
 from .state import ModuleState
@@ -250,7 +249,7 @@ class CachedGraph:
         no use at all."""
         numbers = tuple([float(args[i]) for i in self._places.numbers])
         weights = self._weights(owner, args)
-        found = found_in(call, self._code.structure, weights, release(torch.__version__), numbers)
+        found = found_in(call, self._code.structure, weights, numbers)
         problems = [mismatch(part.conditions, found) for part in plan.parts]
         if not problems:
             stats.plan = f"not applied: {plan.problem}"

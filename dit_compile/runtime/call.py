@@ -16,9 +16,8 @@ from ..kernels.probe import probe, residual_of
 from ..policy import StepView, Verdict
 from .arrivals import learn, look_at_last_step, take_measured
 from .measured import Measured
-from .planned import PlannedRun
 from .probe_distance import measure_way, moment
-from .region import CallFacts, Decision, RegionCall
+from .region import CallFacts, Decision, RegionCall, planned_weights
 from .rows import WHOLE, Rows, row_groups
 from .side_inputs import SideInputs, relative_change
 from .slots import Slots
@@ -237,7 +236,7 @@ class CallStep:
             return verdict
         slots, facts = decision.slots, self.facts
         if facts.planned is not None:
-            planned = self._planned_weights(facts.planned, decision)
+            planned = planned_weights(facts, facts.planned, decision)
             if planned is None:
                 return Verdict(False, "plan_mismatch")
             decision.weights = planned
@@ -254,11 +253,6 @@ class CallStep:
         known, waited = slots.is_finite(wait=facts.planned is None)
         self._generation.host_reads += waited
         return verdict if known else self._non_finite(slots)
-
-    def _planned_weights(self, planned: PlannedRun, decision: Decision) -> Sequence[Sequence[float]] | None:
-        """The plan's weights, for each value that leaves the region; None where the run is not as planned."""
-        steps = [snapshot.step for snapshot in decision.slots.ring]
-        return planned.weights(self._step, self.facts.branch, decision.region, steps)
 
     def _forecast_weights(self, decision: Decision) -> list[list[float]]:
         """The forecaster's weights, for each value that leaves the region."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..plans import Conditions, Part
@@ -40,15 +41,11 @@ def release(version: str) -> str:
     return ".".join(version.split("+")[0].split(".")[:2])
 
 
-def found_in(call: Call, structure: str, weights: str, torch: str, numbers: tuple[float, ...]) -> Found:
+def found_in(call: Call, structure: str, weights: str, numbers: tuple[float, ...]) -> Found:
     """What ``call``, the first of a generation, tells."""
     dtype = str(call.moving[0].dtype).removeprefix("torch.") if call.moving else ""
-    return Found(structure, weights, dtype, torch, shapes_of(call), numbers)
-
-
-def shapes_of(call: Call) -> tuple[tuple[int, ...], ...]:
-    """The shapes of the latents without the batch."""
-    return tuple(tuple(tensor.shape[1:]) for tensor in call.moving)
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in call.moving)  # without the batch
+    return Found(structure, weights, dtype, release(torch.__version__), shapes, numbers)
 
 
 def scalars_of(call: Call) -> list[Tensor]:
@@ -62,8 +59,8 @@ def mismatch(conditions: Conditions, found: Found) -> str | None:
     """Why a run of which ``found`` is known is not one that the plan was made for."""
     if found.structure != conditions.structure:
         return "the model's graph is another one"
-    if found.torch != release(conditions.torch):
-        return f"it was made with torch {release(conditions.torch)}, and this is {found.torch}"
+    if found.torch != conditions.torch:
+        return f"it was made with torch {conditions.torch}, and this is {found.torch}"
     if found.dtype != conditions.dtype:
         return f"the latents are {found.dtype}, the plan's are {conditions.dtype}"
     if found.weights != conditions.weights:

@@ -134,10 +134,9 @@ class RegionCall:
         """What the region has computed, with the plan's weights for it and for earlier steps."""
         if len(self.decisions) > 1:
             return outputs
-        decision, facts = self.decisions[0], self.facts
-        steps = [snapshot.step for snapshot in decision.slots.ring]
-        weights = planned.weights(facts.state.clock.step, facts.branch, decision.region, steps)
-        if weights is None or steps[-1:] != [facts.state.clock.step]:
+        decision, step = self.decisions[0], self.facts.state.clock.step
+        weights = planned_weights(self.facts, planned, decision)
+        if weights is None or decision.slots.ring[-1].step != step:
             return outputs
         return decision.slots.forecast(weights, bases, room_in_graph(region, decision.slots.outputs))
 
@@ -251,6 +250,15 @@ class RegionCall:
             decision.number,
         )  # fmt: skip
         stats.record(step, watch, parts)
+
+
+def planned_weights(
+    facts: CallFacts, planned: PlannedRun, decision: Decision
+) -> Sequence[Sequence[float]] | None:  # fmt: skip
+    """The plan's weights for this step, for each value that leaves the region; None where it has none, or the snapshots
+    are not the planned ones."""
+    sources = [snapshot.step for snapshot in decision.slots.ring]
+    return planned.weights(facts.state.clock.step, facts.branch, decision.region, sources)
 
 
 def _of(decision: Decision, bases: Bases) -> list[Tensor | None]:

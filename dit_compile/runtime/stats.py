@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,13 @@ class StepStats:
     region: int = 0
     rows: int = 0  # with batch_decision=halves or rows: which half, which row
     seconds: float | None = field(default=None, repr=False)
+
+
+def share_run(records: Sequence[StepStats], skipped: Sequence[int], blocks: int) -> float:
+    """The share of all ``blocks`` that ran in the steps of ``records``; ``skipped`` counts the blocks that a reused
+    step of each region does not run. Branches, and rows that decide alone, are averaged."""
+    saved = sum(skipped[record.region] for record in records if record.action == "reuse")
+    return 1 - saved * len(skipped) / blocks / max(len(records), 1)
 
 
 @dataclass

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from ..api import graphs
 from ..plans import Forecast, Part, Plan
-from ..runtime.stats import GenerationStats
+from ..runtime.stats import GenerationStats, share_run
 from .drawing import Artist, Drawn, Prompt
 from .pictures import data_range, psnr
 
+T = TypeVar("T")
 BEST_DB = 100.0  # of pictures that are equal, in means
 AS_CHEAP = 1.1  # times the cost of the plan
 PRESETS = ("quality", "balanced", "fast", "ultra")
@@ -21,15 +22,14 @@ PRESETS = ("quality", "balanced", "fast", "ultra")
 @dataclass(frozen=True)
 class Result:
     """One way to draw the prompts. ``cost`` is in full steps, ``psnr`` in dB for each prompt, ``seconds`` those of the
-    fastest draw (other processes add to the others), ``bytes_held`` the most that snapshots took. ``at_cost``: the PSNR
-    is read off between two presets of other costs. ``problem`` says why a plan was not in force."""
+    fastest draw (other processes add to the others), ``bytes_held`` the most that snapshots took. ``problem`` says why
+    a plan was not in force."""
 
     name: str
     cost: float
     psnr: tuple[float, ...]
     seconds: float | None = None
     bytes_held: int = 0
-    at_cost: bool = False
     problem: str = ""
 
     @property
@@ -123,16 +123,13 @@ def _repeating(part: Part) -> Part:
 
 def cost_of(generations: Iterable[GenerationStats], skipped: Sequence[int], blocks: int, steps: int) -> float:
     """Blocks executed, in full steps of ``steps``, by the share of decisions to reuse."""
-    records = [record for one in generations for record in one.steps]
-    saved = sum(skipped[record.region] for record in records if record.action == "reuse")
-    return steps * (1 - saved / blocks / max(len(records) / len(skipped), 1))
+    return steps * share_run([record for one in generations for record in one.steps], skipped, blocks)
 
 
 def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result | None:
     """The figures of ``results`` at ``cost``, on the straight line between the two nearest, for each prompt; those of
     the dearest one where all are cheaper; None where none is as cheap, within ``AS_CHEAP``."""
-    below = max((one for one in results if one.cost <= cost), key=lambda one: one.cost, default=None)
-    above = min((one for one in results if one.cost >= cost), key=lambda one: one.cost, default=None)
+    below, above = _around(results, [one.cost for one in results], cost)
     if below is None and above is not None and above.cost <= cost * AS_CHEAP:
         below = above
     if below is None:
@@ -148,14 +145,22 @@ def at_equal_cost(results: Sequence[Result], cost: float, name: str) -> Result |
     if below.seconds is not None and above.seconds is not None:
         seconds = below.seconds * (1 - share) + above.seconds * share
     held = max(below.bytes_held, above.bytes_held)
-    return Result(f"{name} ({below.name} to {above.name})", cost, values, seconds, held, at_cost=True)
+    return Result(f"{name} ({below.name} to {above.name})", cost, values, seconds, held)
 
 
 def nearest_presets(costs: Mapping[str, float], cost: float) -> list[str]:
     """The presets whose ``costs`` lie around ``cost``: two, or the nearest one where ``cost`` lies outside."""
-    below = max((name for name in costs if costs[name] <= cost), key=costs.__getitem__, default=None)
-    above = min((name for name in costs if costs[name] >= cost), key=costs.__getitem__, default=None)
+    below, above = _around(list(costs), list(costs.values()), cost)
     return list(dict.fromkeys(name for name in (below, above) if name is not None))
+
+
+def _around(found: Sequence[T], costs: Sequence[float], cost: float) -> tuple[T | None, T | None]:
+    """Of ``found``, which have ``costs``, the dearest that costs no more than ``cost``, and the cheapest that costs no
+    less."""
+    places = range(len(found))
+    below = max((i for i in places if costs[i] <= cost), key=costs.__getitem__, default=None)
+    above = min((i for i in places if costs[i] >= cost), key=costs.__getitem__, default=None)
+    return None if below is None else found[below], None if above is None else found[above]
 
 
 def verdict(plan: Result, rivals: Sequence[Result]) -> tuple[bool, str]:

@@ -42,13 +42,23 @@ class Place(NamedTuple):
 
 @dataclass
 class StepFit:
-    """The free weights of one step, whose last source is the step itself where it is computed (``corrects``): ``free``,
-    float64, shape (len(places),), zeros where the fit starts."""
+    """The weights of one step, whose last source is the step itself where it is computed (``corrects``): those that the
+    fit starts with, and the ``free`` ones that are added, float64, shape (len(places),)."""
 
     sources: tuple[int, ...]
     places: list[Place]
     corrects: bool
+    start: Weights
     free: Tensor
+
+    def weights(self, free: Tensor | None = None) -> Weights:
+        """All weights, with ``free`` ones (None: those of the fit)."""
+        weights = [[[list(stream) for stream in region] for region in branch] for branch in self.start]
+        for place, value in zip(self.places, (self.free if free is None else free).tolist(), strict=True):
+            stream = weights[place.branch][place.region][place.stream]
+            stream[place.source] += value
+            stream[-1] -= value
+        return weights
 
     def solve(self, equations: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Sets ``free`` to what minimises |J z - y|^2 over all prompts; ``equations`` are J'J and J'y of each."""
@@ -89,51 +99,37 @@ class Fit:
         start: Start = foca_start,
     ) -> None:
         self.computed, self.snapshots = tuple(computed), snapshots
-        self._branches, self._streams, self._start = branches, tuple(streams), start
         self.steps: dict[int, StepFit] = {}
         for step in range(len(branches)):
             corrects = step in self.computed
             sources = sources_of(step, computed, snapshots - corrects, branches) + (step,) * corrects
             if corrects and (len(sources) == 1 or not can_learn[step]):
                 continue
+            newest = [0.0] * (len(sources) - 1) + [1.0]
+            weights = [
+                [
+                    [newest if corrects else start(step, sources, branch, region)] * count
+                    for region, count in enumerate(streams)
+                ]
+                for branch in range(branches[step])
+            ]
             places = [
                 Place(branch, region, stream, source)
-                for branch in range(branches[step])
+                for branch in range(branches[step] if can_learn[step] else 0)
                 for region, count in enumerate(streams)
                 for stream in range(count)
                 for source in range(len(sources) - 1)
             ]
             free = torch.zeros(len(places), dtype=torch.float64)
-            self.steps[step] = StepFit(sources, places if can_learn[step] else [], corrects, free)
+            self.steps[step] = StepFit(sources, places, corrects, weights, free)
 
     def forecasts(self, *, corrects: bool) -> dict[int, Forecast]:
         """The weights as they stand, of the steps that are forecast, or of those that are computed and corrected."""
         return {
-            step: Forecast(fit.sources, _tuples(self.weights(step, fit.free)))
+            step: Forecast(fit.sources, _tuples(fit.weights()))
             for step, fit in self.steps.items()
             if fit.corrects == corrects
         }
-
-    def weights(self, step: int, free: Tensor) -> Weights:
-        """The weights of ``step`` with its free weights ``free``."""
-        fit = self.steps[step]
-        weights = [
-            [
-                [self._at_start(step, fit, branch, region) for _ in range(count)]
-                for region, count in enumerate(self._streams)
-            ]
-            for branch in range(self._branches[step])
-        ]
-        for place, value in zip(fit.places, free.tolist(), strict=False):
-            stream = weights[place.branch][place.region][place.stream]
-            stream[place.source] += value
-            stream[-1] -= value
-        return weights
-
-    def _at_start(self, step: int, fit: StepFit, branch: int, region: int) -> list[float]:
-        if fit.corrects:
-            return [0.0] * (len(fit.sources) - 1) + [1.0]
-        return self._start(step, fit.sources, branch, region)
 
 
 def _tuples(value: Weights) -> tuple[tuple[tuple[tuple[float, ...], ...], ...], ...]:

@@ -121,16 +121,10 @@ class Module:
     def part(self, fit: Fit, differences: Mapping[int, float]) -> Part:
         """The plan of this module."""
         facts, recording = self.facts, self._recordings[0]
-        found = facts.found
         conditions = Conditions(
-            structure=found.structure,
-            weights=found.weights,
-            dtype=found.dtype,
-            torch=found.torch,
-            shapes=found.shapes,
+            **facts.found._asdict(),
             times=tuple(facts.times),
             branches=tuple(facts.branches),
-            numbers=found.numbers,
             scalars=facts.scalars,
             rules=tuple(rule if rule and rule.error < EXACT else None for rule in self._rules[:RULES_KEPT]),
             batch_branches=recording.parts,

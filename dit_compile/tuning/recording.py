@@ -12,7 +12,7 @@ from torch import Tensor
 from ..plans import Cut
 from ..runtime.code import CutCode
 from ..runtime.observer import ObservedCall
-from ..runtime.planned import Found, found_in, release, scalars_of
+from ..runtime.planned import Found, found_in, scalars_of
 from ..runtime.side_inputs import thinned
 from ..runtime.update_check import Matching, matching, parts_of
 from .errors import TuneError
@@ -120,7 +120,7 @@ class Recorder:
         index = facts.state.clock.step
         module = recording.modules.get(key)
         if module is None:
-            found = found_in(facts.call, observed.structure, key, release(torch.__version__), facts.numbers)
+            found = found_in(facts.call, observed.structure, key, facts.numbers)
             scalars = tuple(float(scalar) for scalar in scalars_of(facts.call))
             module = ModuleFacts(found, observed.code.skipped, observed.code.blocks, scalars)
             recording.modules[key] = module

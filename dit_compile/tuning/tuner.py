@@ -119,7 +119,7 @@ class Tuner:
         """
         found = candidates(self.modules, cost)
         if not found:
-            least = self._costs()[0]
+            least = self._least()
             raise TuneError(
                 f"no plan costs {cost:.3g} of {self.steps} steps or less: the cheapest costs {least:.3g} (cost="
                 f"{math.ceil(100 * least / self.steps) / 100})"

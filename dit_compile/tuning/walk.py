@@ -166,9 +166,7 @@ def _walk_step(
     measured: list[float],
 ) -> list[list[Tensor]]:  # fmt: skip
     """One step of all runs: what their calls return."""
-    computed = mine is None or mine.corrects
-    index = runs[0].recording.steps[number].index
-    start = None if computed else fit.weights(index, torch.zeros(len(mine.places)))  # type: ignore[union-attr]
+    start = None if mine is None or mine.corrects else mine.weights()  # nothing is fitted yet
     made = []
     for run in runs:
         step = run.recording.steps[number]
@@ -183,7 +181,7 @@ def _walk_step(
     mine.solve(
         [_equations(run, number, fit, mine, rule, config, outputs) for run, outputs in zip(runs, made, strict=True)]
     )
-    weights = fit.weights(index, mine.free)
+    weights = mine.weights()
     return [
         [run.call(step, call, weights[call.branch], fit, config) for call in step.calls]
         for run, step in ((run, run.recording.steps[number]) for run in runs)
@@ -199,18 +197,18 @@ def _equations(
     wanted = run.recording.steps[number + 1].latents
     assert wanted is not None
     missing = wanted.double() - parts_of(reached, 1, ELEMENTS)[0].cpu().double()
+    known = [parts_of(one, parts, ELEMENTS) for one in outputs]
     columns = []
     for place, free in enumerate(mine.places):
         moved = torch.zeros(len(mine.places), dtype=torch.float64)
         moved[place] = PROBE
-        weights = fit.weights(step.index, moved)[free.branch]
+        weights = mine.weights(moved)[free.branch]
         change = torch.zeros_like(missing)
         for at, call in enumerate(step.calls):
             if call.branch == free.branch:
                 there = run.call(step, call, weights, fit, config)
-                new, old = (parts_of(one, parts, ELEMENTS) for one in (there, outputs[at]))
-                for part in range(parts):
-                    change += rule.of(at * parts + part) * (new[part] - old[part]).cpu().double()
+                for part, (new, old) in enumerate(zip(parts_of(there, parts, ELEMENTS), known[at], strict=True)):
+                    change += rule.of(at * parts + part) * (new - old).cpu().double()
         columns.append(change / PROBE)
     jacobian = torch.stack(columns, dim=1)
     return jacobian.T @ jacobian, jacobian.T @ missing
